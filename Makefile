@@ -1,0 +1,27 @@
+# Few targets. `make env` comes first by itself; it does nothing when nothing changed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+DATASETS ?= ../shared/datasets
+
+.PHONY: env demo test check lock proto clean
+
+env: $(VENV)/.complete
+
+# A failed or interrupted install leaves no mark, so the next run repairs it.
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convzoo needs Python 3.11 or newer, found " + sys.version.split()[0] + " at " + sys.executable)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: env  ## The main job: train, publish, serve and ask, on real digits.
+	@$(BIN)/convzoo demo
+
+check: env  ## The fast subset: format, lint, types, import rules, tests that need no framework.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m "not tensorflow and not openvino and not jax and not ray and not e2e and not slow"

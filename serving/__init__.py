@@ -1,0 +1,1 @@
+"""Answers for published versions. Empty on purpose: importing `serving.client` costs nothing."""

@@ -1,0 +1,76 @@
+"""What lies between a listener and a protocol: requests and answers as bytes, without sockets.
+
+A listener (uvicorn, grpcio, Envoy) accepts connections and turns what arrives into these; a
+protocol answers them and never sees a socket. So each can be replaced without the other.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One HTTP request, body read whole.
+
+    Attributes:
+        method: Upper case.
+        path: As it arrived: percent-encoded, without the query string.
+        query: The raw query string, without "?".
+        headers: Names in lower case.
+        body: The bytes as sent; content encodings are the protocol's business.
+        received: When the first byte was seen, on the monotonic clock.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    received: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One HTTP answer."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcRequest:
+    """One unary gRPC request.
+
+    Attributes:
+        body: The serialised message.
+        metadata: Names in lower case; binary values are left out.
+        deadline: The caller's deadline on the monotonic clock, or None.
+        received: When it arrived, on the monotonic clock.
+    """
+
+    body: bytes
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    received: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcResponse:
+    """One unary gRPC answer: a serialised message, or a status that is not OK.
+
+    `code` is the canonical gRPC code as a number; 0 is OK.
+    """
+
+    body: bytes = b""
+    code: int = 0
+    message: str = ""
+    trailers: tuple[tuple[str, str], ...] = ()
+
+
+GrpcHandler = Callable[[GrpcRequest], Awaitable[GrpcResponse]]
+GrpcRoutes = Mapping[str, GrpcHandler]
+"""Handlers by full method path, e.g. "/tensorflow.serving.PredictionService/Predict"."""

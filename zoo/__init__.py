@@ -1,0 +1,1 @@
+"""The classical convolutional networks: what each one is."""

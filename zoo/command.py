@@ -1,0 +1,129 @@
+"""The `convzoo` command: a group whose subcommands come from the packages.
+
+Subcommands stand in the entry-point group `convzoo.commands` and are imported only when chosen,
+so that `--help` stays fast and a client installation never sees training.
+
+Every subcommand keeps three rules: standard output carries the result and nothing else, standard
+error carries the talk, and `--json` turns the result into one JSON document.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import click
+
+from zoo.suggest import unknown
+
+GROUP = "convzoo.commands"
+
+# A command whose package is missing says what to install; the keys are importable names.
+EXTRAS = {
+    "tensorflow": "train",
+    "keras": "train",
+    "matplotlib": "train",
+    "sklearn": "train",
+    "openvino": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "PIL": "serve",
+    "ray": "ray",
+}
+
+
+class CommandTable(click.Group):
+    """A click group over an entry-point group.
+
+    One line of help stands beside each name without importing the command: it is the entry
+    point's extra text in `SHORT_HELP`.
+    """
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=GROUP)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names in the order of the work: know, train, publish, serve, ask."""
+        order = list(SHORT_HELP)
+        known = self._entry_points()
+        return sorted(known, key=lambda name: (order.index(name) if name in order else 99, name))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command behind `cmd_name`, or returns None when there is none."""
+        point = self._entry_points().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command: Any = point.load()
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").split(".")[0])
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"`convzoo {cmd_name}` needs {error.name}, which is not installed. "
+                f"Install it with: pip install 'convzoo[{extra}]'"
+            ) from error
+        if not isinstance(command, click.Command):
+            raise TypeError(f"Entry point {point.value!r} is not a click command: {command!r}")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolves like click, but an unknown command says what exists."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.UsageError(unknown("command", args[0], self.list_commands(ctx))) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table of commands without importing one of them."""
+        rows = [(name, SHORT_HELP.get(name, "")) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+SHORT_HELP = {
+    "demo": "Train, publish, serve and ask, on real digits.",
+    "list": "All networks: year, paper, input, parameters, MACs.",
+    "show": "One network, layer by layer.",
+    "data": "Look at a data set before it is used.",
+    "train": "Train a recipe.",
+    "evaluate": "Measure a run or a version on a data set.",
+    "features": "Write a layer's features and fit classifiers on them.",
+    "publish": "Write a run as a published version.",
+    "versions": "The versions of a model, with their labels.",
+    "gate": "Judge a candidate against the version in production.",
+    "promote": "Move a label to a version.",
+    "rollback": "Move a label back to where it was.",
+    "pipeline": "From data to a promoted version, step by step.",
+    "drift": "Compare what the server saw with what training saw.",
+    "serve": "Answer for published versions over REST and gRPC.",
+    "predict": "Ask a server to classify images.",
+    "explain": "Look inside a network.",
+    "bench": "Measure an engine on this machine.",
+    "doctor": "Say what is installed and what would work here.",
+}
+
+
+@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="convzoo")
+def convzoo() -> None:
+    """The classical convolutional networks: faithful, trained, published, served, explained."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line; the entry point of the `convzoo` script.
+
+    An exception with an `exit_code` is an answer to the user: one line on standard error and
+    that code. Anything else is a defect and keeps its traceback.
+    """
+    try:
+        convzoo.main(args=list(args) if args is not None else None, prog_name="convzoo")
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", None)
+        if not isinstance(exit_code, int):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(exit_code)
