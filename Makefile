@@ -25,3 +25,22 @@ check: env  ## The fast subset: format, lint, types, import rules, tests that ne
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not tensorflow and not openvino and not jax and not ray and not e2e and not slow"
+
+test: check  ## Everything that must pass.
+	$(BIN)/python -m pytest -q -m "tensorflow or openvino or jax or e2e or slow"
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
+
+lock: env  ## Renew the locks; hashes and no hosts.
+	$(BIN)/python -m pip install --quiet uv
+	$(UV_COMPILE) --upgrade --extra serve --extra train --group dev --output-file requirements.lock
+	$(UV_COMPILE) --upgrade --extra serve --group build --output-file requirements-serve.lock
+
+proto: env  ## Compile serving/wire/protos into descriptors.binpb.
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/python -m pip install --quiet 'grpcio-tools>=1.75,<1.76'
+	build/proto/bin/python -m grpc_tools.protoc --proto_path=serving/wire/protos --include_imports \
+	  --descriptor_set_out=serving/wire/descriptors.binpb $$(cd serving/wire/protos && find . -name '*.proto' | sort)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -127,3 +127,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()
