@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from zoo import command
+from zoo.command import convzoo, main
+from zoo.errors import DataError
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "zoo.command", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_names_every_command_and_imports_none_of_the_heavy_packages():
+    code = (
+        "import sys\n"
+        "from zoo.command import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'numpy', 'grpc', 'httpx2', 'matplotlib'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "HEAVY []" in done.stdout
+    for name in ("demo", "list", "show", "train", "publish", "serve", "predict"):
+        assert f"  {name} " in done.stdout
+
+
+def test_every_command_of_the_entry_points_has_its_line_of_help():
+    context = click.Context(convzoo)
+    assert set(convzoo.list_commands(context)) <= set(command.SHORT_HELP)
+
+
+def test_an_unknown_command_says_what_was_meant_and_exits_with_2():
+    done = run("sevre")
+    assert done.returncode == 2
+    assert "Did you mean 'serve'?" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
+    point = EntryPoint("train", "a_missing_one:train", command.GROUP)
+
+    def load(self):
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow.python")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    monkeypatch.setattr(command, "entry_points", lambda group: [point])
+    result = CliRunner().invoke(convzoo, ["train"])
+    assert result.exit_code == 1
+    assert "pip install 'convzoo[train]'" in result.output
+
+
+def test_an_error_with_an_exit_code_is_one_line_and_that_code(monkeypatch, capsys):
+    @click.command("broken")
+    def broken():
+        raise DataError("train-labels has 3 bytes; 60008 expected.")
+
+    monkeypatch.setattr(command.CommandTable, "get_command", lambda self, ctx, name: broken)
+    with pytest.raises(SystemExit) as stopped:
+        main(["broken"])
+    assert stopped.value.code == 3
+    assert capsys.readouterr().err == "error: train-labels has 3 bytes; 60008 expected.\n"
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    @click.command("broken")
+    def broken():
+        raise KeyError("x")
+
+    monkeypatch.setattr(command.CommandTable, "get_command", lambda self, ctx, name: broken)
+    with pytest.raises(KeyError):
+        main(["broken"])
