@@ -1,0 +1,37 @@
+"""What every test may use."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("ci")
+
+DATASETS = Path(
+    os.environ.get("CONVZOO_DATASETS", Path(__file__).resolve().parents[1] / "../shared/datasets")
+)
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    """The folder with real MNIST and CIFAR-10; skips where it is not there."""
+    if not DATASETS.is_dir():
+        pytest.skip(f"no data sets at {DATASETS}; set CONVZOO_DATASETS")
+    return DATASETS.resolve()
+
+
+@pytest.fixture
+def poll():
+    """Waits until a claim holds; fails with the claim's last value when it does not."""
+
+    def wait(claim, timeout_s=15.0):
+        until = time.monotonic() + timeout_s
+        while not (value := claim()):
+            if time.monotonic() > until:
+                raise AssertionError(f"still {value!r} after {timeout_s} s")
+            time.sleep(0.02)
+
+    return wait

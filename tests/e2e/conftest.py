@@ -1,0 +1,113 @@
+"""One trained and published LeNet-5 for all end-to-end tests, and servers started on it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+
+def convzoo(*args, check=True, timeout=300):
+    """Runs `convzoo` in a process of its own and returns it with its text."""
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo.command", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"convzoo {args} -> {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@dataclass
+class Published:
+    base_path: Path
+    run: Path
+    model: str
+    accuracy: float
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Published:
+    """LeNet-5, trained shortly on the embedded digits and published as version 1."""
+    place = tmp_path_factory.mktemp("published")
+    run, base_path = place / "run", place / "models"
+    trained = convzoo("train", "digits_lenet5_modern", "--out", run, "epochs=3", "--json")
+    told = json.loads(convzoo("publish", run, "--base-path", base_path, "--json").stdout)
+    accuracy = json.loads(trained.stdout)["metrics"]["accuracy"]["value"]
+    return Published(base_path, run, told["model"], accuracy)
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen
+    rest_port: int
+    grpc_port: int
+    ready_s: float
+    log: Path
+    exit_codes: list = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.rest_port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def memory_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        kilobytes = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(kilobytes.split()[1]) / 1024
+
+    def mapped_libraries(self) -> str:
+        return Path(f"/proc/{self.process.pid}/maps").read_text()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@contextmanager
+def serve(base_path, place, *args):
+    """Starts `convzoo serve` on free ports and yields it when it says it is ready."""
+    ready_file = place / f"ready-{time.monotonic_ns()}.json"
+    log = ready_file.with_suffix(".log")
+    started = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "zoo.command", "serve", "--base-path", str(base_path)),
+                *("--rest-port", "0", "--grpc-port", "0", "--ready-file", str(ready_file)),
+                *map(str, args),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        while not ready_file.exists():
+            if process.poll() is not None or time.monotonic() - started > 60:
+                raise AssertionError(f"no server ({process.poll()}):\n{log.read_text()}")
+            time.sleep(0.01)
+        ready_s = time.monotonic() - started
+        ports = json.loads(ready_file.read_text())
+        yield Server(process, ports["rest_port"], ports["grpc_port"], ready_s, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def server(published, tmp_path):
+    with serve(published.base_path, tmp_path) as running:
+        yield running
