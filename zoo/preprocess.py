@@ -12,7 +12,7 @@ Array names: n image, h row, w column, c channel.
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +211,7 @@ class Preprocessing(Frozen):
                 f"The preprocessing needs the fitted arrays {', '.join(missing)}; "
                 f"given: {', '.join(found) or 'none'}."
             )
-        x = np.asarray(pixels_nhwc, dtype=np.float32)
+        x: NDArray[Any] = np.asarray(pixels_nhwc, dtype=np.float32)
         for step in self.input_steps:
             match step:
                 case Scale():

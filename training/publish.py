@@ -1,0 +1,242 @@
+"""From a run to a published version: SavedModel, OpenVINO form, golden records, warm-up, manifest.
+
+What is written is described in `docs/design.md` and read by `zoo.artifact`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training import openvino
+from training.data.pipeline import at_input_size
+from training.run import Run
+from training.train import library_versions
+from zoo.artifact import (
+    KERAS_MODEL,
+    LABELS_TXT,
+    PREPROCESSING_ARRAYS,
+    WARMUP,
+    Architecture,
+    Array,
+    Draft,
+    EngineRecord,
+    Manifest,
+    SignatureRecord,
+    TensorRecord,
+    draft_version,
+    list_versions,
+    read_manifest,
+    write_golden,
+)
+from zoo.errors import ParityError, VersionExistsError
+from zoo.preprocess import Floats
+
+OPENVINO_FP32 = "assets.extra/convzoo/openvino/fp32.xml"
+GOLDEN_IMAGES = 16
+
+# Largest |difference of logits| / standard deviation of the logits that fp32 may show. Two fp32
+# engines that add in another order differ by about 1e-6 a layer; a wrong padding or a lost bias
+# differs by more than 1e-1.
+FP32_TOLERANCE = 1e-3
+
+# The outputs of each signature; `serving_default` answers what most callers want.
+SIGNATURES = {"serving_default": ("probabilities",), "logits": ("logits",)}
+OUTPUTS = ("logits", "probabilities")
+
+
+def publish(
+    run: Run,
+    base_path: Path,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    talk: Callable[[str], None] = lambda _: None,
+) -> tuple[Manifest, Path]:
+    """Writes a complete run as the next (or the given) version of a model.
+
+    Args:
+        run: A complete run.
+        base_path: The folder a server watches; made when missing.
+        name: The model's name; the recipe's `publish_as`, or its network's name, when None.
+        version: The next free number when None.
+        talk: Takes one line for each stage.
+
+    Returns:
+        The manifest and the version's folder.
+
+    Raises:
+        UsageError: the run is not complete.
+        ArtifactError: the base path cannot be written, or the version is taken.
+        ParityError: an engine does not agree with Keras; nothing is published.
+    """
+    run.require_complete()
+    recipe = run.recipe()
+    model_name = name or recipe.publish_as or recipe.model.name
+    if version is not None and version in list_versions(base_path / model_name):
+        raise VersionExistsError(
+            f"Version {version} of {model_name!r} exists already; "
+            "a published version is never overwritten."
+        )
+    with draft_version(base_path, model_name, version) as draft:
+        manifest = _fill(draft, run, model_name, talk)
+        place = draft.commit(manifest)
+    return read_manifest(place), place
+
+
+def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) -> Manifest:
+    recipe, record, evaluation = run.recipe(), run.record(), run.evaluation()
+    preprocessing, arrays = run.preprocessing()
+    model = load_network(run)
+
+    talk("SavedModel for TensorFlow Serving")
+    export(model, draft.path, SIGNATURES)
+    _write_labels(draft.path, record.labels)
+
+    talk("Golden records")
+    pixels = at_input_size(run.holdout().take(np.arange(GOLDEN_IMAGES)), preprocessing).pixels_nhwc
+    image = preprocessing.to_input(pixels, arrays)
+    golden = outputs_of(model, image)
+    write_golden(draft.path, {"image": image}, golden)
+
+    talk("OpenVINO fp32")
+    with tempfile.TemporaryDirectory() as scratch:
+        export(model, Path(scratch), {"serving_default": OUTPUTS})
+        openvino.write_ir(Path(scratch), OUTPUTS, draft.path / OPENVINO_FP32)
+
+    engines = {
+        "openvino": EngineRecord(
+            file=OPENVINO_FP32,
+            precision="fp32",
+            outputs=OUTPUTS,
+            tolerance=FP32_TOLERANCE,
+            measured=difference(
+                openvino.run_ir(draft.path / OPENVINO_FP32, image)["logits"], golden["logits"]
+            ),
+        ),
+        "tensorflow": EngineRecord(
+            file=".",
+            precision="fp32",
+            outputs=OUTPUTS,
+            tolerance=FP32_TOLERANCE,
+            measured=difference(_run_saved_model(draft.path, image), golden["logits"]),
+        ),
+    }
+    for engine, each in engines.items():
+        talk(f"  {engine} differs from Keras by {each.measured:.1e} standard deviations")
+        if each.measured > each.tolerance:
+            raise ParityError(
+                f"{engine}'s logits differ from Keras's by {each.measured:.2e} standard "
+                f"deviations; at most {each.tolerance:.0e} is accepted. Nothing was published."
+            )
+
+    write_warmup(draft.path / WARMUP, model_name, image)
+    shutil.copyfile(run.model, draft.path / KERAS_MODEL)
+    if arrays:
+        with (draft.path / PREPROCESSING_ARRAYS).open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    return Manifest(
+        model=model_name,
+        version=1,
+        architecture=Architecture(name=recipe.model.name, options=recipe.model.options),
+        preprocessing=preprocessing,
+        labels=record.labels,
+        signatures=_signature_records(model),
+        engines=engines,
+        default_engine="openvino",
+        metrics=evaluation.metrics,
+        recipe=record.recipe,
+        recipe_sha256=record.recipe_sha256,
+        data_sha256=record.data_sha256,
+        code_revision=record.code_revision,
+        libraries=record.libraries | library_versions(),
+    )
+
+
+def load_network(run: Run) -> keras.Model:
+    """The trained network of a run; the zoo's layers are known after its builder is imported."""
+    import zoo.layers
+    import zoo.losses  # noqa: F401 - registers what model.keras names
+
+    model: keras.Model = keras.models.load_model(run.model, compile=False)
+    return model
+
+
+def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, ...]]) -> None:
+    """Writes a SavedModel whose signatures take `image` and give the outputs they name."""
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+
+    def signature(names: tuple[str, ...]) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits = model(image, training=False)
+            every = {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+            return {name: every[name] for name in names}
+
+        return answer
+
+    shape = (None, *model.input_shape[1:])
+    for name, outputs in signatures.items():
+        archive.add_endpoint(
+            name, signature(outputs), [tf.TensorSpec(shape, tf.float32, name="image")]
+        )
+    archive.write_out(str(place), verbose=False)
+
+
+def outputs_of(model: keras.Model, image_nhwc: Floats) -> dict[str, Array]:
+    """What Keras answers: logits and probabilities, float32 [N, K]."""
+    logits = model(image_nhwc, training=False)
+    return {
+        "logits": keras.ops.convert_to_numpy(logits),
+        "probabilities": keras.ops.convert_to_numpy(keras.ops.softmax(logits)),
+    }
+
+
+def _run_saved_model(place: Path, image_nhwc: Floats) -> Array:
+    loaded = tf.saved_model.load(str(place))
+    answer: Array = loaded.signatures["logits"](image=tf.constant(image_nhwc))["logits"].numpy()
+    return answer
+
+
+def difference(found: Array, expected: Array) -> float:
+    """Largest absolute difference, in standard deviations of what was expected."""
+    return float(np.abs(found - expected).max() / max(float(expected.std()), 1e-12))
+
+
+def _write_labels(place: Path, labels: tuple[str, ...]) -> None:
+    path = place / LABELS_TXT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+
+
+def _signature_records(model: keras.Model) -> dict[str, SignatureRecord]:
+    image = TensorRecord(dtype="float32", shape=(-1, *model.input_shape[1:]))
+    output = TensorRecord(dtype="float32", shape=(-1, int(model.output_shape[-1])))
+    return {
+        name: SignatureRecord(inputs={"image": image}, outputs=dict.fromkeys(names, output))
+        for name, names in SIGNATURES.items()
+    }
+
+
+def write_warmup(path: Path, model_name: str, image_nhwc: Floats) -> None:
+    """Writes requests that TensorFlow Serving (and this server) replay before a version serves.
+
+    Two batch sizes, one image and all of them, so that both are compiled for.
+    """
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for rows in (1, len(image_nhwc)):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = "serving_default"
+            request.inputs["image"].CopyFrom(tf.make_tensor_proto(image_nhwc[:rows]))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())

@@ -1,0 +1,189 @@
+"""A run on disk: what a training run leaves for evaluation, publishing and resuming.
+
+    recipe.json       the recipe, its hash, the data's hash, the labels, library versions
+    preprocessing.json, preprocessing.npz
+    model.keras       the trained network
+    metrics.jsonl     one line per epoch
+    evaluation.json   measured once, on the held-out part
+    curves.png  confusion.png  mistakes.png
+    holdout.npz       some held-out images (pixels, class ids), never trained on
+    holdout/<index>_<label>.png
+    checkpoint.npz    the state to go on from; gone when the run is complete
+
+No framework is imported here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from training.data.dataset import Images
+from training.recipe import Recipe
+from zoo.artifact import Metric, write_atomically
+from zoo.errors import DataError, UsageError
+from zoo.frozen import Frozen
+from zoo.preprocess import Floats, Preprocessing
+
+
+class RunRecord(Frozen):
+    """What was decided before the first step."""
+
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    data: str
+    data_sha256: str
+    labels: tuple[str, ...]
+    libraries: dict[str, str]
+    code_revision: str = ""
+
+
+class Evaluation(Frozen):
+    """What was measured on the held-out part.
+
+    Attributes:
+        metrics: e.g. accuracy, a fraction with its 95 % interval.
+        confusion: Rows are true classes, columns predicted ones, entries are counts.
+    """
+
+    metrics: dict[str, Metric]
+    confusion: tuple[tuple[int, ...], ...]
+    per_class: dict[str, Metric] = Field(default_factory=dict)
+
+
+class Epoch(Frozen):
+    """One line of metrics.jsonl; accuracies are fractions, losses are means per image."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model.keras"
+        self.checkpoint = path / "checkpoint.npz"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether training and evaluation have ended."""
+        return (self.path / "evaluation.json").is_file() and self.model.is_file()
+
+    def require_complete(self) -> None:
+        """Raises `UsageError` when there is nothing to publish here."""
+        if not self.path.is_dir():
+            raise UsageError(f"There is no run at {self.path}; `convzoo train` makes one.")
+        if not self.is_complete:
+            missing = [
+                name
+                for name in ("recipe.json", "model.keras", "evaluation.json")
+                if not (self.path / name).is_file()
+            ]
+            raise UsageError(
+                f"The run at {self.path} is not complete: it lacks {', '.join(missing)}. "
+                "`convzoo train ... --out` the same folder goes on where it stopped."
+            )
+
+    # --- writing
+
+    def write_record(self, record: RunRecord) -> None:
+        """Begins a run, or checks that a run to be resumed is the same one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_json("recipe.json", record)
+
+    def write_preprocessing(
+        self, preprocessing: Preprocessing, arrays: Mapping[str, Floats]
+    ) -> None:
+        """Keeps the preprocessing with its fitted arrays."""
+        self._write_json("preprocessing.json", preprocessing)
+        if arrays:
+            with (self.path / "preprocessing.npz").open("wb") as file:
+                np.savez(file, allow_pickle=False, **dict(arrays))
+
+    def append_epoch(self, epoch: Epoch) -> None:
+        """Adds an epoch to metrics.jsonl, in place of any later ones a resumed run had."""
+        kept = [each for each in self.epochs() if each.epoch < epoch.epoch]
+        lines = "".join(each.model_dump_json() + "\n" for each in [*kept, epoch])
+        write_atomically(self.path / "metrics.jsonl", lines.encode())
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Completes the run."""
+        self._write_json("evaluation.json", evaluation)
+
+    def write_holdout(self, images: Images, labels: tuple[str, ...], most: int = 512) -> None:
+        """Keeps some held-out images: as arrays for golden records, as PNG for people."""
+        from PIL import Image
+
+        some = images.take(np.arange(min(most, len(images))))
+        with (self.path / "holdout.npz").open("wb") as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                pixels_nhwc=some.pixels_nhwc,
+                class_ids=some.class_ids,
+            )
+        folder = self.path / "holdout"
+        folder.mkdir(exist_ok=True)
+        for index, (pixels, class_id) in enumerate(
+            zip(some.pixels_nhwc[:32], some.class_ids[:32], strict=True)
+        ):
+            label = labels[class_id].replace("/", "_")
+            picture = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+            Image.fromarray(picture).save(folder / f"{index:03d}_{label}.png")
+
+    def _write_json(self, name: str, value: Frozen) -> None:
+        write_atomically(self.path / name, value.model_dump_json(indent=2).encode() + b"\n")
+
+    # --- reading
+
+    def record(self) -> RunRecord:
+        """Reads recipe.json."""
+        return RunRecord.model_validate_json(self._read("recipe.json"))
+
+    def recipe(self) -> Recipe:
+        """The recipe, without paths (they belong to the machine that trained)."""
+        plain = self.record().recipe
+        if plain["data"]["source"] == "idx":
+            plain["data"]["data_dir"] = "."
+        return Recipe.model_validate(plain)
+
+    def preprocessing(self) -> tuple[Preprocessing, dict[str, Floats]]:
+        """The preprocessing and its fitted arrays."""
+        settings = Preprocessing.model_validate_json(self._read("preprocessing.json"))
+        path = self.path / "preprocessing.npz"
+        if not path.exists():
+            return settings, {}
+        with np.load(path, allow_pickle=False) as file:
+            return settings, {name: file[name] for name in file.files}
+
+    def epochs(self) -> list[Epoch]:
+        """The epochs so far."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [Epoch.model_validate_json(line) for line in path.read_bytes().splitlines()]
+
+    def evaluation(self) -> Evaluation:
+        """Reads evaluation.json."""
+        return Evaluation.model_validate_json(self._read("evaluation.json"))
+
+    def holdout(self) -> Images:
+        """The kept held-out images."""
+        with np.load(self.path / "holdout.npz", allow_pickle=False) as file:
+            return Images(file["pixels_nhwc"], file["class_ids"])
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / name} cannot be read: {error.strerror}.") from error
