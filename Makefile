@@ -40,7 +40,7 @@ proto: env  ## Compile serving/wire/protos into descriptors.binpb.
 	$(PYTHON) -m venv build/proto
 	build/proto/bin/python -m pip install --quiet 'grpcio-tools>=1.75,<1.76'
 	build/proto/bin/python -m grpc_tools.protoc --proto_path=serving/wire/protos --include_imports \
-	  --descriptor_set_out=serving/wire/descriptors.binpb $$(cd serving/wire/protos && find . -name '*.proto' | sort)
+	  --descriptor_set_out=serving/wire/descriptors.binpb $$(cd serving/wire/protos && ls *.proto)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

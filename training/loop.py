@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.data.augment import transforms
 from training.data.dataset import Dataset, Images
 from training.data.pipeline import batches, order_of_epoch
 from training.recipe import (
@@ -133,7 +134,16 @@ class Loop:
     ) -> None:
         images = self.dataset.train
         rows = order_of_epoch(len(images), place.epoch, self.recipe.seed)
-        iterator = iter(self._batches(images, rows[place.images :]))
+        iterator = iter(
+            batches(
+                images,
+                rows[place.images :],
+                self.recipe.batch_size,
+                self._preprocessing,
+                self._arrays,
+                self._transforms(place.epoch),
+            )
+        )
         started, before, saved = time.monotonic(), place.images, time.monotonic()
         while place.images < len(images):
             left = -(-(len(images) - place.images) // self.recipe.batch_size)
@@ -191,17 +201,16 @@ class Loop:
     def logits(self, images: Images) -> Floats:
         """The network's logits [N, K] for images at its input size."""
         rows = np.arange(len(images))
-        parts = [self._logits(batch).numpy() for batch, _ in self._batches(images, rows, 256)]
-        return np.concatenate(parts)
+        parts = batches(images, rows, 256, self._preprocessing, self._arrays)
+        return np.concatenate([self._logits(batch).numpy() for batch, _ in parts])
 
-    def _batches(self, images: Images, rows: Any, batch_size: int | None = None) -> Any:
-        return batches(
-            images,
-            rows,
-            batch_size or self.recipe.batch_size,
-            self._preprocessing,
-            self._arrays,
-        )
+    def _transforms(self, epoch: int) -> tuple[Floats, float] | None:
+        affine = self.recipe.augmentation.affine
+        if affine is None:
+            return None
+        images = self.dataset.train
+        size = images.pixels_nhwc.shape[1:3]
+        return transforms(affine, len(images), size, self.recipe.seed, epoch), affine.fill
 
     def _progress(self, place: "Place", validation_accuracy: float | None = None) -> Progress:
         return Progress(
@@ -280,7 +289,7 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(name, handler)
 
 
-def make_loss(settings: Loss) -> Callable[[Any, Any], Any]:
+def make_loss(settings: Loss) -> Any:
     """A function of class ids [N] and logits [N, K] that gives the mean loss."""
     match settings:
         case MaximumAPosteriori():
@@ -291,10 +300,14 @@ def make_loss(settings: Loss) -> Callable[[Any, Any], Any]:
         case CrossEntropy(label_smoothing=0.0):
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         case CrossEntropy():
-            smoothed = keras.losses.CategoricalCrossentropy(
+            smoothed: Callable[[Any, Any], Any] = keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=settings.label_smoothing
             )
-            return lambda ids, logits: smoothed(keras.ops.one_hot(ids, logits.shape[-1]), logits)
+
+            def loss_of(ids: Any, logits: Any) -> Any:
+                return smoothed(keras.ops.one_hot(ids, logits.shape[-1]), logits)
+
+            return loss_of
 
 
 def make_optimizer(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from training.data.augment import Augmentation
 from training.data.sources import DataSource
 from zoo.errors import UsageError
 from zoo.frozen import Frozen
@@ -115,6 +116,7 @@ class Recipe(Frozen):
     data: DataSource
     input: ImageInput | None = None
     preprocessing: Steps = Steps()
+    augmentation: Augmentation = Augmentation()
     loss: Loss = CrossEntropy()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()

@@ -74,6 +74,7 @@ def batches(
     batch_size: int,
     preprocessing: Preprocessing,
     arrays: Mapping[str, Floats],
+    affine: tuple[Floats, float] | None = None,
 ) -> Any:
     """The images at `rows`, in that order, as a tf.data.Dataset of (inputs, class ids).
 
@@ -83,6 +84,7 @@ def batches(
         batch_size: Images a batch; the last batch has what is left.
         preprocessing: Its input steps run in the graph.
         arrays: What the fitted steps name.
+        affine: For each image (not each row) its transform, and the fill value.
 
     Returns:
         Batches (float32 [N, H, W, C], int64 [N]).
@@ -92,11 +94,21 @@ def batches(
     with tf.device("cpu"):
         pixels = tf.constant(images.pixels_nhwc)
         class_ids = tf.constant(images.class_ids)
+        matrices = tf.constant(affine[0]) if affine is not None else None
 
     # AutoGraph cannot read `match`, and there is nothing here for it to convert.
     @tf.autograph.experimental.do_not_convert
     def load(batch_rows: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
         chosen = tf.gather(pixels, batch_rows)
+        if affine is not None:
+            chosen = tf.raw_ops.ImageProjectiveTransformV3(
+                images=tf.cast(chosen, tf.float32),
+                transforms=tf.gather(matrices, batch_rows),
+                output_shape=pixels.shape[1:3],
+                fill_value=affine[1],
+                interpolation="BILINEAR",
+                fill_mode="CONSTANT",
+            )
         return (
             input_steps(chosen, preprocessing.input_steps, arrays),
             tf.gather(class_ids, batch_rows),

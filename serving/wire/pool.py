@@ -1,0 +1,31 @@
+"""Message classes under their standard names, in a pool of this project's own.
+
+The names are those that TensorFlow and tritonclient register in protobuf's default pool; a private
+pool lets all of them live in one process (docs/decisions/0002).
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+
+@cache
+def pool() -> DescriptorPool:
+    """The pool with every message of `serving/wire/protos`; compiled by `make proto`."""
+    made = DescriptorPool()
+    descriptors = FileDescriptorSet.FromString(
+        (files("serving.wire") / "descriptors.binpb").read_bytes()
+    )
+    for file in descriptors.file:
+        made.AddSerializedFile(file.SerializeToString())
+    return made
+
+
+@cache
+def message(full_name: str) -> Any:
+    """The class of a message, e.g. "tensorflow.serving.PredictRequest"."""
+    return GetMessageClass(pool().FindMessageTypeByName(full_name))

@@ -1,0 +1,205 @@
+"""NumPy arrays to and from TensorFlow's TensorProto.
+
+Rules, as TensorFlow's C++ has them:
+1. `tensor_content`, when there is any, wins over the typed fields and has exactly the tensor's bytes.
+2. Of typed values, fewer than the tensor has elements means that the last one is repeated; none
+   means zeros; more are ignored.
+3. Sizes are checked before anything is allocated: twenty bytes can declare a terabyte.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
+from serving.messages import Array
+
+# What a request may unfold to, in elements: 64 images of 224x224x3 are ten million.
+MAX_ELEMENTS = 1 << 28
+
+# name -> (DataType number, typed field, NumPy type)
+_TYPES: dict[str, tuple[int, str, Any]] = {
+    "float32": (1, "float_val", np.float32),
+    "float64": (2, "double_val", np.float64),
+    "int32": (3, "int_val", np.int32),
+    "uint8": (4, "int_val", np.uint8),
+    "int16": (5, "int_val", np.int16),
+    "int8": (6, "int_val", np.int8),
+    "bytes": (7, "string_val", np.object_),
+    "complex64": (8, "scomplex_val", np.complex64),
+    "int64": (9, "int64_val", np.int64),
+    "bool": (10, "bool_val", np.bool_),
+    "bfloat16": (14, "half_val", np.uint16),
+    "uint16": (17, "int_val", np.uint16),
+    "complex128": (18, "dcomplex_val", np.complex128),
+    "float16": (19, "half_val", np.float16),
+    "uint32": (22, "uint32_val", np.uint32),
+    "uint64": (23, "uint64_val", np.uint64),
+}
+DTYPE_NUMBERS = {name: number for name, (number, _, _) in _TYPES.items()}
+DTYPE_NAMES = {number: name for name, number in DTYPE_NUMBERS.items()}
+
+# How TensorFlow spells the types in metadata, e.g. DT_FLOAT.
+ENUM_NAMES = {
+    "float32": "DT_FLOAT",
+    "float64": "DT_DOUBLE",
+    "float16": "DT_HALF",
+    "bytes": "DT_STRING",
+} | {
+    name: f"DT_{name.upper()}"
+    for name in _TYPES
+    if name not in ("float32", "float64", "float16", "bytes")
+}
+NAMES_OF_ENUM = {spelled: name for name, spelled in ENUM_NAMES.items()}
+
+
+def dtype_name(array: Array) -> str:
+    """The project's name for an array's type: NumPy's, or "bytes" for objects and strings."""
+    return "bytes" if array.dtype.kind in "OSU" else str(array.dtype)
+
+
+def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
+    """Writes an array into a TensorProto.
+
+    Args:
+        array: Any of the types above; strings as an object array of bytes.
+        proto: An empty TensorProto.
+        as_content: Raw bytes, which TensorFlow's clients send and Python reads fastest; else
+            typed fields, which TensorFlow Serving answers and other languages read.
+
+    Raises:
+        UnsupportedError: a type that TensorProto has no field for.
+    """
+    name = dtype_name(array)
+    if name not in _TYPES:
+        raise UnsupportedError(f"Tensors of {name} cannot be sent; TensorProto has no such type.")
+    proto.dtype, field, _ = _TYPES[name]
+    shape = proto.tensor_shape  # reading it marks it as set, as it must be for scalars too
+    shape.SetInParent()
+    for size in array.shape:
+        shape.dim.add().size = size
+    if name == "bytes":
+        proto.string_val.extend(
+            item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()
+        )
+    elif as_content:
+        proto.tensor_content = np.ascontiguousarray(array).tobytes()
+    else:
+        flat = array.ravel()
+        if name == "float16":
+            flat = flat.view(np.uint16)
+        elif flat.dtype.kind == "c":
+            flat = flat.view(flat.real.dtype)
+        getattr(proto, field).extend(flat.tolist())
+
+
+def decode_tensor(proto: Any, name: str, *, max_elements: int = MAX_ELEMENTS) -> Array:
+    """Reads a TensorProto; numeric `tensor_content` is not copied.
+
+    Args:
+        proto: The message.
+        name: The tensor's name, for messages.
+        max_elements: What it may unfold to.
+
+    Returns:
+        An array, read-only where it lies in the message; strings as an object array of bytes.
+
+    Raises:
+        InvalidRequestError: a type or shape that is none, or bytes that do not fit them.
+        LimitExceededError: too many elements.
+    """
+    dtype = DTYPE_NAMES.get(proto.dtype)
+    if dtype is None:
+        raise InvalidRequestError(
+            f"Input {name!r} has type number {proto.dtype}, which is none that can be served.",
+            field=name,
+        )
+    if proto.tensor_shape.unknown_rank:
+        raise InvalidRequestError(f"Input {name!r} has a shape of unknown rank.", field=name)
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if any(size < 0 for size in shape):
+        raise InvalidRequestError(
+            f"Input {name!r} has shape {list(shape)}; no size may be negative.", field=name
+        )
+    number = math.prod(shape)
+    if number > max_elements:
+        raise LimitExceededError(
+            f"Input {name!r} has shape {list(shape)}, {number:,} elements; "
+            f"at most {max_elements:,} are taken.",
+            field=name,
+        )
+    _, field, numpy_type = _TYPES[dtype]
+    if dtype == "bytes":
+        return _strings(proto, name, number).reshape(shape)
+    if proto.tensor_content:
+        wanted = number * np.dtype(numpy_type).itemsize
+        if len(proto.tensor_content) != wanted:
+            raise InvalidRequestError(
+                f"tensor parsing error: {name}: shape {list(shape)} of {dtype} has {wanted} "
+                f"bytes; tensor_content has {len(proto.tensor_content)}.",
+                field=name,
+            )
+        return np.frombuffer(proto.tensor_content, dtype=numpy_type).reshape(shape)
+    return _typed(getattr(proto, field), dtype, numpy_type, number).reshape(shape)
+
+
+def _typed(values: Any, dtype: str, numpy_type: Any, number: int) -> Array:
+    found: Array
+    if dtype in ("float16", "bfloat16"):
+        found = np.array(values, dtype=np.int64).astype(np.uint16).view(numpy_type)
+    elif dtype in ("complex64", "complex128"):
+        parts = np.array(values, dtype=np.float32 if dtype == "complex64" else np.float64)
+        found = parts[: len(parts) // 2 * 2].view(numpy_type)
+    elif numpy_type in (np.uint8, np.int16, np.int8, np.uint16):
+        found = np.array(values, dtype=np.int64).astype(numpy_type)  # wraps, as TensorFlow does
+    else:
+        found = np.array(values, dtype=numpy_type)
+    if len(found) >= number:
+        return found[:number]
+    filled = np.zeros(number, dtype=numpy_type)
+    filled[: len(found)] = found
+    if len(found):
+        filled[len(found) :] = found[-1]
+    return filled
+
+
+def _strings(proto: Any, name: str, number: int) -> Array:
+    values = list(proto.string_val)
+    if proto.tensor_content:
+        values = _string_content(proto.tensor_content, name, number)
+    filled = np.empty(number, dtype=np.object_)
+    filled[:] = values[-1] if values else b""
+    filled[: len(values)] = values[:number]
+    return filled
+
+
+def _string_content(content: bytes, name: str, number: int) -> list[bytes]:
+    """All lengths as varints, then all bytes."""
+    lengths, place = [], 0
+    for _ in range(number):
+        length = shift = 0
+        while True:
+            if place >= len(content) or shift > 63:
+                raise InvalidRequestError(
+                    f"tensor parsing error: {name}: the lengths of {number} strings end too early.",
+                    field=name,
+                )
+            byte = content[place]
+            place += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if place + sum(lengths) != len(content):
+        raise InvalidRequestError(
+            f"tensor parsing error: {name}: {number} strings of {sum(lengths)} bytes in all; "
+            f"tensor_content has {len(content) - place}.",
+            field=name,
+        )
+    strings = []
+    for length in lengths:
+        strings.append(content[place : place + length])
+        place += length
+    return strings

@@ -1,0 +1,566 @@
+"""TensorFlow Serving's JSON, both directions: row form (`instances`) and column form (`inputs`).
+
+The server needs orjson and simdjson for speed; the client works without them.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from serving.errors import InvalidRequestError, SignatureNotFoundError, UnsupportedError
+from serving.messages import (
+    DEFAULT_SIGNATURE,
+    Array,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Signature,
+    Target,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
+from serving.wire import numbers
+from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name
+
+try:
+    import orjson
+except ModuleNotFoundError:  # the base install: the client alone
+    orjson = None  # type: ignore[assignment]
+
+_INTEGER_KINDS = "iu"
+
+
+# --- JSON itself --------------------------------------------------------------------------------
+
+
+def loads(body: bytes) -> Any:
+    """Reads JSON as TensorFlow Serving does: NaN and Infinity are numbers, a tail is ignored.
+
+    Raises:
+        InvalidRequestError: it is no JSON; says where.
+    """
+    if not body.strip():
+        raise InvalidRequestError("JSON Parse error: The document is empty")
+    if orjson is not None:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass  # it may still be what TensorFlow Serving takes
+    try:
+        text = body.decode("utf-8").lstrip()
+        return json.JSONDecoder().raw_decode(text)[0]
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(
+            f"JSON Parse error: {error.msg} at offset: {error.pos}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"JSON Parse error: Invalid UTF-8 at offset: {error.start}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequestError("JSON Parse error: The document is nested too deep") from error
+
+
+def dumps(value: Any) -> bytes:
+    """Writes JSON; NumPy arrays as nested lists, float32 in the fewest digits that read back."""
+    if orjson is not None:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype == np.float32:
+            # Through text: 0.1f is written 0.1, not 0.10000000149011612.
+            return np.char.mod("%.9g", value).astype(np.float64).tolist()
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON.")
+
+
+def _clip(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 256 else text[:256] + "..."
+
+
+# --- Server: predict ----------------------------------------------------------------------------
+
+
+def decode_predict_request(
+    body: bytes, target: Target, signatures: Mapping[str, Signature]
+) -> tuple[PredictCall, bool]:
+    """Server: the body of a `:predict`.
+
+    Args:
+        body: The JSON document.
+        target: What the URL named.
+        signatures: Those of the version that will answer: JSON has no types of its own.
+
+    Returns:
+        The call, and whether it came in row form.
+
+    Raises:
+        InvalidRequestError: with TensorFlow Serving's text where it has one.
+    """
+    fast = _decode_fast(body, target, signatures)
+    if fast is not None:
+        return fast
+    document = loads(body)
+    if not isinstance(document, dict):
+        raise InvalidRequestError(f"JSON Value: {_clip(document)} Is not object")
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidRequestError(
+            f"JSON Value: {_clip(name)} 'signature_name' is not a string", field="signature_name"
+        )
+    signature = _signature(name, signatures)
+    is_row = "instances" in document
+    if is_row and "inputs" in document:
+        raise InvalidRequestError("Not formatted correctly expecting only 'instances' or 'inputs'")
+    if is_row:
+        inputs = _decode_rows(document["instances"], signature)
+    elif "inputs" in document:
+        inputs = _decode_columns(document["inputs"], signature)
+    else:
+        raise InvalidRequestError("Missing 'inputs' or 'instances' key")
+    return PredictCall(target=target, signature=signature.name, inputs=inputs), is_row
+
+
+def _signature(name: str, signatures: Mapping[str, Signature]) -> Signature:
+    wanted = name or DEFAULT_SIGNATURE
+    if wanted not in signatures:
+        raise SignatureNotFoundError(wanted, signatures)
+    signature = signatures[wanted]
+    if not signature.inputs:
+        raise InvalidRequestError(f"Signature {wanted!r} has no inputs.", field="signature_name")
+    return signature
+
+
+def _decode_fast(
+    body: bytes, target: Target, signatures: Mapping[str, Signature]
+) -> tuple[PredictCall, bool] | None:
+    """One float input as plain nested numbers, the usual case; None leaves it to the others."""
+    found = numbers.read(body)
+    if found is None:
+        return None
+    key, name, array = found
+    signature = signatures.get(name or DEFAULT_SIGNATURE)
+    if signature is None or len(signature.inputs) != 1:
+        return None
+    (spec,) = signature.inputs.values()
+    if spec.dtype not in ("float32", "float64"):
+        return None
+    inputs = {spec.name: array.astype(spec.dtype)}
+    return PredictCall(target=target, signature=signature.name, inputs=inputs), key == "instances"
+
+
+def _is_base64(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
+
+
+def _decode_rows(rows: Any, signature: Signature) -> dict[str, Array]:
+    if not isinstance(rows, list):
+        raise InvalidRequestError(
+            f"JSON Value: {_clip(rows)} 'instances' is not a list", field="instances"
+        )
+    if not rows:
+        raise InvalidRequestError("No values in 'instances' array", field="instances")
+    first = rows[0]
+    if isinstance(first, dict) and not _is_base64(first):
+        wanted = set(signature.inputs)
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict) or set(row) != wanted:
+                found = ", ".join(sorted(row)) if isinstance(row, dict) else _clip(row)
+                raise InvalidRequestError(
+                    f"Failed to process element: {index} of 'instances' list. "
+                    f"Expected the keys {', '.join(sorted(wanted))}; found {found}.",
+                    field="instances",
+                )
+        return {
+            name: _tensor([row[name] for row in rows], spec)
+            for name, spec in signature.inputs.items()
+        }
+    if len(signature.inputs) > 1:
+        raise InvalidRequestError(
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            f"required as per tensorinfo_map: {', '.join(sorted(signature.inputs))}",
+            field="instances",
+        )
+    (spec,) = signature.inputs.values()
+    return {spec.name: _tensor(rows, spec)}
+
+
+def _decode_columns(columns: Any, signature: Signature) -> dict[str, Array]:
+    if isinstance(columns, dict) and not _is_base64(columns):
+        for name in signature.inputs:
+            if name not in columns:
+                raise InvalidRequestError(
+                    f"Missing named input: {name} in 'inputs' object.", field=name
+                )
+        return {name: _tensor(columns[name], spec) for name, spec in signature.inputs.items()}
+    if len(signature.inputs) > 1:
+        raise InvalidRequestError(
+            "inputs is a plain value/list, but expecting an object as multiple input tensors "
+            f"required as per tensorinfo_map: {', '.join(sorted(signature.inputs))}",
+            field="inputs",
+        )
+    (spec,) = signature.inputs.values()
+    return {spec.name: _tensor(columns, spec)}
+
+
+def _tensor(value: Any, spec: TensorSpec) -> Array:
+    """Nested lists as the array that a signature's input takes."""
+    if spec.dtype == "bytes":
+        return _string_tensor(value, spec.name)
+    if spec.dtype in ("float16", "bfloat16", "uint16", "complex64", "complex128"):
+        raise UnsupportedError(f"JSON has no form for input {spec.name!r} of type {spec.dtype}.")
+    try:
+        found = np.array(value)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"Encountered list at unexpected size: input {spec.name!r} is ragged; all lists of "
+            "one level have the same length.",
+            field=spec.name,
+        ) from error
+    kinds = {"b": "b"}.get(np.dtype(spec.dtype).kind, _INTEGER_KINDS)
+    if np.dtype(spec.dtype).kind == "f":
+        kinds += "f"
+    if found.size == 0:
+        return found.astype(spec.dtype)
+    if found.dtype.kind not in kinds:
+        culprit = next(
+            (each for each in np.array(value, dtype=object).ravel() if not _fits(each, kinds)),
+            value,
+        )
+        raise InvalidRequestError(
+            f"JSON Value: {_clip(culprit)} Type: {_json_type(culprit)} is not of expected type: "
+            f"{spec.dtype.replace('float32', 'float')} (input {spec.name!r})",
+            field=spec.name,
+        )
+    if found.dtype.kind in _INTEGER_KINDS and np.dtype(spec.dtype).kind in _INTEGER_KINDS:
+        # The narrow types are read as int32 and wrap, as in TensorFlow Serving.
+        bounds = np.iinfo(spec.dtype if np.dtype(spec.dtype).itemsize >= 4 else np.int32)
+        if int(found.max()) > bounds.max or int(found.min()) < bounds.min:
+            raise InvalidRequestError(
+                f"Input {spec.name!r} has integers outside {bounds.min}..{bounds.max}.",
+                field=spec.name,
+            )
+    with np.errstate(over="ignore"):
+        return found.astype(spec.dtype)
+
+
+def _fits(value: Any, kinds: str) -> bool:
+    if isinstance(value, bool):
+        return "b" in kinds
+    if isinstance(value, int):
+        return "i" in kinds and -(2**63) <= value < 2**64
+    return isinstance(value, float) and "f" in kinds
+
+
+def _json_type(value: Any) -> str:
+    match value:
+        case bool() | np.bool_():
+            return "Bool"
+        case None:
+            return "Null"
+        case str():
+            return "String"
+        case list():
+            return "Array"
+        case dict():
+            return "Object"
+        case _:
+            return "Number"
+
+
+def _string_tensor(value: Any, name: str) -> Array:
+    flat: list[bytes] = []
+    shape = _collect(value, name, flat, [], 0)
+    array = np.empty(len(flat), dtype=np.object_)
+    array[:] = flat
+    return array.reshape(shape)
+
+
+def _collect(value: Any, name: str, flat: list[bytes], shape: list[int], level: int) -> list[int]:
+    """Walks nested lists of strings; `shape` is what the first elements said."""
+    if isinstance(value, list):
+        if level == len(shape):
+            if flat:
+                raise _ragged(name, level)
+            shape.append(len(value))
+        if len(value) != shape[level]:
+            raise InvalidRequestError(
+                f"Encountered list at unexpected size: {len(value)} at level: {level} "
+                f"expected size: {shape[level]}",
+                field=name,
+            )
+        for item in value:
+            _collect(item, name, flat, shape, level + 1)
+        return shape
+    if level != len(shape):
+        raise _ragged(name, level)
+    if isinstance(value, str):
+        flat.append(value.encode("utf-8", "surrogatepass"))
+    elif _is_base64(value):
+        flat.append(_base64(value["b64"], name))
+    else:
+        raise InvalidRequestError(
+            f"JSON Value: {_clip(value)} Type: {_json_type(value)} is not of expected type: string",
+            field=name,
+        )
+    return shape
+
+
+def _ragged(name: str, level: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Encountered values of different depth in input {name!r} at level: {level}", field=name
+    )
+
+
+def _base64(text: str, name: str) -> bytes:
+    compact = "".join(text.split())
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError(f"Unable to base64 decode input {name!r}", field=name) from error
+
+
+def encode_predict_reply(reply: PredictReply, *, is_row: bool) -> bytes:
+    """Server: `{"predictions": [...]}` or `{"outputs": ...}`.
+
+    Raises:
+        UnsupportedError: an output that JSON has no form for, or that row form cannot split.
+    """
+    values = {name: _json_array(name, array) for name, array in reply.outputs.items()}
+    is_finite = all(
+        bool(np.isfinite(array).all())
+        for array in reply.outputs.values()
+        if array.dtype.kind in "fc"
+    )
+    write = dumps if is_finite else _dumps_with_nan
+    if not is_row:
+        return write({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+    sizes = {name: array.shape[0] if array.ndim else None for name, array in reply.outputs.items()}
+    if None in sizes.values() or len(set(sizes.values())) > 1:
+        raise UnsupportedError(
+            "Outputs of different or no batch size cannot be answered in row form "
+            f"({sizes}); ask with 'inputs' instead of 'instances'."
+        )
+    if len(values) == 1:
+        return write({"predictions": next(iter(values.values()))})
+    rows = zip(*values.values(), strict=True)
+    return write({"predictions": [dict(zip(values, row, strict=True)) for row in rows]})
+
+
+def _dumps_with_nan(value: Any) -> bytes:
+    # orjson writes null for what is not finite; TensorFlow Serving writes NaN and Infinity.
+    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
+def _json_array(name: str, array: Array) -> Any:
+    kind = dtype_name(array)
+    if kind == "bytes":
+        return _json_strings(array.tolist(), as_base64=name.endswith("_bytes"))
+    if kind in ("float16", "uint16", "bfloat16") or array.dtype.kind == "c":
+        raise UnsupportedError(f"Failed to write JSON value for tensor type: {kind}")
+    return np.ascontiguousarray(array)
+
+
+def _json_strings(value: Any, *, as_base64: bool) -> Any:
+    if isinstance(value, list):
+        return [_json_strings(item, as_base64=as_base64) for item in value]
+    data = value if isinstance(value, bytes) else str(value).encode()
+    if as_base64:
+        return {"b64": base64.b64encode(data).decode()}
+    return data.decode("utf-8", "replace")
+
+
+# --- Server: the rest ---------------------------------------------------------------------------
+
+
+def encode_error(text: str) -> bytes:
+    """`{"error": text}`."""
+    return dumps({"error": text})
+
+
+def encode_status_reply(status: ModelStatus) -> bytes:
+    """Server: all versions, newest first; numbers as strings, as protobuf's JSON has them."""
+    return dumps(
+        {
+            "model_version_status": [
+                {
+                    "version": str(each.version),
+                    "state": each.state.value,
+                    "status": {"error_code": each.error_code, "error_message": each.error_message},
+                }
+                for each in status.versions
+            ]
+        }
+    )
+
+
+def encode_metadata_reply(metadata: ModelMetadata) -> bytes:
+    """Server: the signatures, nested as TensorFlow Serving nests them."""
+    signatures = {
+        name: {
+            "inputs": {each: _json_spec(spec) for each, spec in signature.inputs.items()},
+            "outputs": {each: _json_spec(spec) for each, spec in signature.outputs.items()},
+            "method_name": signature.method_name,
+            "defaults": {},
+        }
+        for name, signature in metadata.signatures.items()
+    }
+    return dumps(
+        {
+            "model_spec": {
+                "name": metadata.model,
+                "signature_name": "",
+                "version": str(metadata.version),
+            },
+            "metadata": {"signature_def": {"signature_def": signatures}},
+        }
+    )
+
+
+def _json_spec(spec: TensorSpec) -> dict[str, Any]:
+    sizes = spec.shape or ()
+    return {
+        "dtype": ENUM_NAMES[spec.dtype],
+        "tensor_shape": {
+            "dim": [{"size": str(-1 if size is None else size), "name": ""} for size in sizes],
+            "unknown_rank": spec.shape is None,
+        },
+        "name": spec.tensor_name,
+    }
+
+
+# --- Client -------------------------------------------------------------------------------------
+
+
+def encode_predict_request(call: PredictCall) -> bytes:
+    """Client: column form, which needs no equal batch sizes.
+
+    Raises:
+        UnsupportedError: a type that JSON has no form for.
+    """
+    inputs = {
+        name: _request_strings(array.tolist())
+        if dtype_name(array) == "bytes"
+        else _json_array(name, array)
+        for name, array in call.inputs.items()
+    }
+    is_finite = all(
+        bool(np.isfinite(array).all()) for array in call.inputs.values() if array.dtype.kind == "f"
+    )
+    document = {"inputs": inputs}
+    if call.signature:
+        document["signature_name"] = call.signature  # type: ignore[assignment]
+    return (dumps if is_finite else _dumps_with_nan)(document)
+
+
+def _request_strings(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_request_strings(item) for item in value]
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def decode_predict_reply(
+    body: bytes, target: Target, signature: Signature | None = None
+) -> PredictReply:
+    """Client: the outputs of a column-form answer.
+
+    Args:
+        body: The JSON document.
+        target: What was asked; JSON replies do not say which version answered.
+        signature: Names a single output and gives types; without it, "outputs" and NumPy's.
+    """
+    document = loads(body)
+    if not isinstance(document, dict) or "outputs" not in document:
+        raise InvalidRequestError(f"The answer has no 'outputs': {_clip(document)}")
+    value = document["outputs"]
+    specs = dict(signature.outputs) if signature is not None else {}
+    if not isinstance(value, dict) or _is_base64(value):
+        value = {next(iter(specs)) if len(specs) == 1 else "outputs": value}
+    return PredictReply(
+        model=target.model,
+        version=target.version or 0,
+        signature=signature.name if signature is not None else DEFAULT_SIGNATURE,
+        outputs={name: _reply_array(item, specs.get(name)) for name, item in value.items()},
+    )
+
+
+def _reply_array(value: Any, spec: TensorSpec | None) -> Array:
+    if spec is not None and spec.dtype != "bytes":
+        return np.array(value, dtype=spec.dtype)
+    leaf = value
+    while isinstance(leaf, list) and leaf:
+        leaf = leaf[0]
+    if isinstance(leaf, str | dict):
+        return _string_tensor(value, "outputs")
+    found = np.array(value)
+    return found.astype(np.float32) if found.dtype.kind == "f" else found
+
+
+def decode_status_reply(body: bytes, model: str) -> ModelStatus:
+    """Client: the states of a model's versions."""
+    document = loads(body)
+    try:
+        return ModelStatus(
+            model=model,
+            versions=tuple(
+                VersionStatus(
+                    version=int(each["version"]),
+                    state=VersionState(each["state"]),
+                    error_code=each["status"]["error_code"],
+                    error_message=each["status"]["error_message"],
+                )
+                for each in document["model_version_status"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"The answer is no model status: {_clip(document)}") from error
+
+
+def decode_metadata_reply(body: bytes) -> ModelMetadata:
+    """Client: what a version takes and gives."""
+    document = loads(body)
+    try:
+        signatures = document["metadata"]["signature_def"]["signature_def"]
+        return ModelMetadata(
+            model=document["model_spec"]["name"],
+            version=int(document["model_spec"]["version"]),
+            signatures={
+                name: Signature(
+                    name=name,
+                    inputs=_read_specs(each["inputs"]),
+                    outputs=_read_specs(each["outputs"]),
+                    method_name=each["method_name"],
+                )
+                for name, each in signatures.items()
+            },
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"The answer is no metadata: {_clip(document)}") from error
+
+
+def _read_specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(
+            name=name,
+            dtype=NAMES_OF_ENUM.get(info["dtype"], "unknown"),
+            shape=None
+            if info["tensor_shape"].get("unknown_rank")
+            else tuple(
+                None if int(dim["size"]) < 0 else int(dim["size"])
+                for dim in info["tensor_shape"].get("dim", ())
+            ),
+            tensor_name=info.get("name", ""),
+        )
+        for name, info in infos.items()
+    }
