@@ -1,0 +1,1 @@
+"""The server without protocols and frameworks: servables, repository, batching, service."""

@@ -1,0 +1,109 @@
+"""The service: what every protocol asks. It knows no protocol and no framework."""
+
+import time
+from dataclasses import replace
+
+from serving.core.repository import Repository
+from serving.errors import DeadlineExceededError, NotReadyError
+from serving.messages import (
+    ClassifyImagesCall,
+    ClassifyImagesReply,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Target,
+)
+
+
+class Service:
+    """Answers for the models of a repository.
+
+    Args:
+        repository: Finds the servables.
+        default_timeout_s: The deadline of requests that bring none.
+    """
+
+    def __init__(self, repository: Repository, *, default_timeout_s: float = 30.0) -> None:
+        self._repository = repository
+        self._default_timeout_s = default_timeout_s
+        self._is_ready = False
+        self._is_draining = False
+        self._active = 0
+
+    @property
+    def active(self) -> int:
+        """Requests being answered."""
+        return self._active
+
+    async def predict(self, call: PredictCall) -> PredictReply:
+        """Runs one signature of one model.
+
+        Raises:
+            ServingError: see `serving.errors`.
+        """
+        self._admit(call.deadline)
+        self._active += 1
+        try:
+            servable = self._repository.find(call.target)
+            return await servable.predict(replace(call, deadline=self._deadline(call.deadline)))
+        finally:
+            self._active -= 1
+
+    async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
+        """Images in, labels out.
+
+        Raises:
+            ServingError: see `serving.errors`.
+        """
+        self._admit(call.deadline)
+        self._active += 1
+        try:
+            servable = self._repository.find(call.target)
+            return await servable.classify_images(
+                replace(call, deadline=self._deadline(call.deadline))
+            )
+        finally:
+            self._active -= 1
+
+    def _admit(self, deadline: float | None) -> None:
+        if self._is_draining:
+            raise NotReadyError("The server is stopping.")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceededError("The deadline had passed when the request arrived.")
+
+    def _deadline(self, deadline: float | None) -> float:
+        return time.monotonic() + self._default_timeout_s if deadline is None else deadline
+
+    def metadata(self, target: Target) -> ModelMetadata:
+        """What a version takes and gives."""
+        servable = self._repository.find(target)
+        return servable.metadata(self._repository.versions(target.model))
+
+    def status(self, target: Target) -> ModelStatus:
+        """The states of a model's versions."""
+        return self._repository.status(target)
+
+    def models(self) -> tuple[str, ...]:
+        """The names of all models."""
+        return self._repository.models()
+
+    def is_live(self) -> bool:
+        """Whether the process is up."""
+        return True
+
+    def is_ready(self) -> bool:
+        """Whether requests are taken: after the first load, until draining begins."""
+        return self._is_ready and not self._is_draining
+
+    def is_model_ready(self, target: Target) -> bool:
+        """Whether a model takes requests."""
+        return self.is_ready() and self._repository.is_model_ready(target)
+
+    def open(self) -> None:
+        """Says that the first load is done."""
+        self._is_ready = True
+
+    def drain(self) -> None:
+        """Refuses what comes from now on; what has begun is finished."""
+        self._is_draining = True

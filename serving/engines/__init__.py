@@ -1,0 +1,1 @@
+"""The engines, one framework a file; nothing here is imported until it is chosen."""

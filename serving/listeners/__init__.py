@@ -1,0 +1,1 @@
+"""What accepts connections: one thin file a way, chosen by name."""

@@ -1,0 +1,1 @@
+"""The front ends: every handler is decode, call, encode."""

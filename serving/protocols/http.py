@@ -1,0 +1,88 @@
+"""All HTTP front ends behind one handler: who answers, within what time, and how errors look."""
+
+import gzip
+import time
+import uuid
+import zlib
+from dataclasses import replace
+
+from serving.errors import InvalidRequestError, OverloadedError
+from serving.protocols.native import Native
+from serving.protocols.service import Service
+from serving.protocols.status import http_status, text_of
+from serving.protocols.tfs_rest import JSON, TfsRest, malformed
+from serving.transport import HttpHandler, HttpRequest, HttpResponse
+from serving.wire.tfs_json import encode_error
+
+# TensorFlow Serving's bound on what a compressed body may unfold to.
+MOST_INFLATED_BYTES = 100 << 20
+
+# Seconds that a caller gives the request, as our own client sends them.
+TIMEOUT_HEADER = "x-request-timeout-s"
+REQUEST_ID_HEADER = "x-request-id"
+TEXT = (("content-type", "text/plain; charset=utf-8"),)
+
+
+def build_http(service: Service) -> HttpHandler:
+    """The handler of every HTTP request."""
+    tfs, native = TfsRest(service), Native(service)
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        path = request.path
+        if path.startswith(("/v1/", "/V1/")):
+            return await tfs.handle(request, _deadline(request))
+        if path.startswith("/api/"):
+            return await native.handle(request, _deadline(request))
+        if path in ("/livez", "/healthz"):
+            return HttpResponse(200, TEXT, b"live\n")
+        if path == "/readyz":
+            is_ready = service.is_ready()
+            return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
+        return HttpResponse(404, JSON, encode_error(str(malformed(request))))
+
+    async def handle(request: HttpRequest) -> HttpResponse:
+        request_id = request.headers.get(REQUEST_ID_HEADER, "")[:128]
+        try:
+            response = await answer(_inflated(request))
+        except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
+            request_id = request_id or uuid.uuid4().hex
+            headers: tuple[tuple[str, str], ...] = JSON
+            if isinstance(error, OverloadedError):
+                headers += (("retry-after", str(max(1, round(error.retry_after_s)))),)
+            body = encode_error(text_of(error, request_id))
+            response = HttpResponse(http_status(error), headers, body)
+        if request_id:
+            echo = (REQUEST_ID_HEADER, request_id)
+            response = replace(response, headers=(*response.headers, echo))
+        return response
+
+    return handle
+
+
+def _deadline(request: HttpRequest) -> float | None:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidRequestError(
+            f"{TIMEOUT_HEADER} is {text[:40]!r}; seconds above 0 work.", field=TIMEOUT_HEADER
+        )
+    return (request.received or time.monotonic()) + seconds
+
+
+def _inflated(request: HttpRequest) -> HttpRequest:
+    """A gzip body unfolded; one that is damaged or too large is an empty one, as in TF Serving."""
+    if "gzip" not in request.headers.get("content-encoding", ""):
+        return request
+    try:
+        unpacker = zlib.decompressobj(wbits=31)
+        body = unpacker.decompress(request.body, MOST_INFLATED_BYTES + 1)
+    except (zlib.error, gzip.BadGzipFile):
+        body = b""
+    if len(body) > MOST_INFLATED_BYTES or not unpacker.eof:
+        body = b""
+    return replace(request, body=body)

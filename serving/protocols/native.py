@@ -1,0 +1,56 @@
+"""The native API: images in, labels out, and the list of models."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qs, unquote
+
+from serving.errors import InvalidRequestError
+from serving.messages import ClassifyImagesCall, Target
+from serving.protocols.service import Service
+from serving.protocols.tfs_rest import JSON, malformed
+from serving.transport import HttpRequest, HttpResponse
+from serving.wire import native_json
+
+_CLASSIFY = re.compile(
+    r"/api/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/]+))?"
+    r"/classify"
+)
+
+
+class Native:
+    """Handles what stands under /api/."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def handle(self, request: HttpRequest, deadline: float | None) -> HttpResponse:
+        """Answers one request.
+
+        Raises:
+            ServingError: what is wrong with it.
+        """
+        if request.method == "GET" and request.path == "/api/models":
+            return HttpResponse(200, JSON, native_json.encode_models(self._service.models()))
+        match = _CLASSIFY.fullmatch(request.path)
+        if request.method != "POST" or match is None:
+            raise malformed(request)
+        call = ClassifyImagesCall(
+            target=Target(
+                unquote(match["model"]),
+                int(match["version"]) if match["version"] else None,
+                unquote(match["label"]) if match["label"] else None,
+            ),
+            images=native_json.decode_images(request.body, request.headers.get("content-type", "")),
+            top_k=_top_k(parse_qs(request.query)),
+            deadline=deadline,
+            request_id=request.headers.get("x-request-id", ""),
+        )
+        reply = await self._service.classify_images(call)
+        return HttpResponse(200, JSON, native_json.encode_reply(reply))
+
+
+def _top_k(query: Mapping[str, list[str]]) -> int:
+    text = query.get("top_k", ["5"])[-1]
+    if not text.isascii() or not text.isdigit():
+        raise InvalidRequestError(f"top_k is {text!r}; a whole number works.", field="top_k")
+    return int(text[:9])

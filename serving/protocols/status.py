@@ -1,0 +1,70 @@
+"""The one place where errors become codes of HTTP and gRPC."""
+
+import logging
+
+from serving import errors
+from serving.wire.codes import CODE_NUMBERS
+
+log = logging.getLogger(__name__)
+
+# Subclasses stand before their bases: the first that fits is taken.
+CODES: tuple[tuple[type[Exception], str], ...] = (
+    (errors.LabelNotFoundError, "INVALID_ARGUMENT"),
+    (errors.ModelNotFoundError, "NOT_FOUND"),
+    (errors.LimitExceededError, "INVALID_ARGUMENT"),
+    (errors.InvalidRequestError, "INVALID_ARGUMENT"),
+    (errors.NotReadyError, "UNAVAILABLE"),
+    (errors.OverloadedError, "RESOURCE_EXHAUSTED"),
+    (errors.DeadlineExceededError, "DEADLINE_EXCEEDED"),
+    (errors.CancelledError, "CANCELLED"),
+    (errors.UnsupportedError, "UNIMPLEMENTED"),
+    (errors.UnauthenticatedError, "UNAUTHENTICATED"),
+    (errors.PermissionDeniedError, "PERMISSION_DENIED"),
+    (errors.EngineError, "INTERNAL"),
+    (errors.LoadError, "UNKNOWN"),
+)
+
+# TensorFlow Serving's map from canonical codes to HTTP.
+HTTP_STATUS = {
+    "OK": 200,
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+# TensorFlow Serving cuts its messages here too.
+MOST_MESSAGE = 1024
+
+
+def code_of(error: Exception) -> str:
+    """The canonical code of an error; INTERNAL for a defect."""
+    return next((code for kind, code in CODES if isinstance(error, kind)), "INTERNAL")
+
+
+def http_status(error: Exception) -> int:
+    """The HTTP status of an error."""
+    return HTTP_STATUS.get(code_of(error), 500)
+
+
+def grpc_code(error: Exception) -> int:
+    """The gRPC code of an error, as a number."""
+    return CODE_NUMBERS[code_of(error)]
+
+
+def text_of(error: Exception, request_id: str) -> str:
+    """What may be sent of an error; a defect is logged, and answered with its id alone."""
+    if not isinstance(error, errors.ServingError):
+        log.error("request %s failed", request_id or "-", exc_info=error)
+        return f"Internal error; the server's log knows it as request {request_id or '-'}."
+    text = str(error)
+    return text if len(text) <= MOST_MESSAGE else text[:MOST_MESSAGE] + "...TRUNCATED"

@@ -1,0 +1,75 @@
+"""TensorFlow Serving's REST interface: `:predict`, status, metadata."""
+
+import re
+from dataclasses import replace
+from urllib.parse import unquote
+
+from serving.errors import InvalidRequestError
+from serving.messages import Target
+from serving.protocols.service import Service
+from serving.protocols.tfs_texts import asking, asking_status
+from serving.transport import HttpRequest, HttpResponse
+from serving.wire import tfs_json
+
+_MODEL = r"/v1/models(?:/(?P<model>[^/:]+))?"
+_CHOICE = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_POST = re.compile(_MODEL + _CHOICE + r":(?P<verb>classify|regress|predict)", re.IGNORECASE)
+_GET = re.compile(_MODEL + _CHOICE + r"(?P<metadata>/metadata)?", re.IGNORECASE)
+
+JSON = (("content-type", "application/json"),)
+LARGEST_VERSION = 2**63 - 1
+
+
+class TfsRest:
+    """Handles what stands under /v1/ (Open Inference has /v2/)."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def handle(self, request: HttpRequest, deadline: float | None) -> HttpResponse:
+        """Answers one request.
+
+        Raises:
+            ServingError: what is wrong with it.
+        """
+        if request.method == "POST" and (match := _POST.fullmatch(request.path)):
+            if match["verb"] != "predict":
+                raise malformed(request)
+            return await self._predict(_target(match), request, deadline)
+        if request.method == "GET" and (match := _GET.fullmatch(request.path)):
+            if match["metadata"]:
+                return HttpResponse(200, JSON, self._metadata(_target(match)))
+            return HttpResponse(200, JSON, self._status(_target(match)))
+        raise malformed(request)
+
+    async def _predict(
+        self, target: Target, request: HttpRequest, deadline: float | None
+    ) -> HttpResponse:
+        with asking(target):
+            signatures = self._service.metadata(target).signatures
+            call, is_row = tfs_json.decode_predict_request(request.body, target, signatures)
+            reply = await self._service.predict(replace(call, deadline=deadline))
+        return HttpResponse(200, JSON, tfs_json.encode_predict_reply(reply, is_row=is_row))
+
+    def _metadata(self, target: Target) -> bytes:
+        with asking(target):
+            return tfs_json.encode_metadata_reply(self._service.metadata(target))
+
+    def _status(self, target: Target) -> bytes:
+        with asking_status(target):
+            return tfs_json.encode_status_reply(self._service.status(target))
+
+
+def _target(match: re.Match[str]) -> Target:
+    if not match["model"]:
+        raise InvalidRequestError("Missing model name in request.", field="model")
+    version = int(match["version"]) if match["version"] else None
+    if version is not None and version > LARGEST_VERSION:
+        raise InvalidRequestError(f"Version {version} is no 64-bit number.", field="version")
+    label = unquote(match["label"]) if match["label"] else None
+    return Target(unquote(match["model"]), version, label)
+
+
+def malformed(request: HttpRequest) -> InvalidRequestError:
+    """What TensorFlow Serving says to anything it has no place for."""
+    return InvalidRequestError(f"Malformed request: {request.method} {request.path}")

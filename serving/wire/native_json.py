@@ -1,0 +1,146 @@
+"""The native image API's JSON: images in, labels out, both directions.
+
+    POST /api/models/{model}[/versions/N|/labels/L]/classify?top_k=5
+
+The body is one raw image, several in multipart/form-data, or `{"images": [{"b64": "..."}]}`.
+"""
+
+import base64
+import binascii
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Any
+
+from serving.errors import InvalidRequestError
+from serving.messages import ClassifyImagesReply, LabelScore, Timings
+from serving.wire.tfs_json import dumps, loads
+
+
+def decode_images(body: bytes, content_type: str) -> tuple[bytes, ...]:
+    """Server: the images of a request, as they arrived.
+
+    Args:
+        body: The request's body.
+        content_type: Its Content-Type; JSON and multipart are read, all else is one image.
+
+    Raises:
+        InvalidRequestError: there is no image, or JSON or multipart is not what it should be.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _decode_json(body)
+    if kind == "multipart/form-data":
+        return _decode_multipart(body, content_type)
+    if not body:
+        raise InvalidRequestError("The body is empty; send an image.", field="images")
+    return (body,)
+
+
+def _decode_json(body: bytes) -> tuple[bytes, ...]:
+    document = loads(body)
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        raise InvalidRequestError('JSON Value: expected {"images": [{"b64": "..."}]}.')
+    found = []
+    for index, image in enumerate(images):
+        text = image.get("b64") if isinstance(image, dict) else None
+        if not isinstance(text, str):
+            raise InvalidRequestError(
+                f'images[{index}] is no {{"b64": "..."}}.', field=f"images[{index}]"
+            )
+        try:
+            found.append(base64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequestError(
+                f"images[{index}] is no base64: {error}.", field=f"images[{index}]"
+            ) from error
+    return tuple(found)
+
+
+def _decode_multipart(body: bytes, content_type: str) -> tuple[bytes, ...]:
+    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
+    message = BytesParser(policy=HTTP).parsebytes(head + body)
+    if not message.is_multipart():
+        raise InvalidRequestError("The multipart body has no parts; is its boundary right?")
+    found = []
+    for part in message.walk():
+        if part.is_multipart():
+            continue
+        content = part.get_payload(decode=True)
+        if isinstance(content, bytes) and content:
+            found.append(content)
+    return tuple(found)
+
+
+def encode_images(images: tuple[bytes, ...]) -> tuple[bytes, str]:
+    """Client: a body and its Content-Type; one image goes as it is."""
+    if len(images) == 1:
+        return images[0], "application/octet-stream"
+    listed = [{"b64": base64.b64encode(image).decode()} for image in images]
+    return dumps({"images": listed}), "application/json"
+
+
+def encode_reply(reply: ClassifyImagesReply) -> bytes:
+    """Server: labels, best first, with the version that answered and where the time went."""
+    return dumps(
+        {
+            "model": reply.model,
+            "version": reply.version,
+            "request_id": reply.request_id,
+            "results": [
+                [
+                    {
+                        "class_id": score.class_id,
+                        "label": score.label,
+                        "probability": score.probability,
+                    }
+                    for score in row
+                ]
+                for row in reply.results
+            ],
+            "timings": {
+                "decode_s": round(reply.timings.decode_s, 6),
+                "queue_s": round(reply.timings.queue_s, 6),
+                "execute_s": round(reply.timings.execute_s, 6),
+            },
+        }
+    )
+
+
+def encode_models(models: tuple[str, ...]) -> bytes:
+    """Server: the names of all models."""
+    return dumps({"models": list(models)})
+
+
+def decode_models(body: bytes) -> tuple[str, ...]:
+    """Client: the names of all models."""
+    document: Any = loads(body)
+    try:
+        return tuple(str(name) for name in document["models"])
+    except (KeyError, TypeError) as error:
+        raise InvalidRequestError(f"The answer is no list of models: {error}") from error
+
+
+def decode_reply(body: bytes) -> ClassifyImagesReply:
+    """Client: the reply.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    document: Any = loads(body)
+    try:
+        return ClassifyImagesReply(
+            model=document["model"],
+            version=int(document["version"]),
+            request_id=document["request_id"],
+            results=tuple(
+                tuple(
+                    LabelScore(int(each["class_id"]), each["label"], float(each["probability"]))
+                    for each in row
+                )
+                for row in document["results"]
+            ),
+            timings=Timings(**document["timings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"The answer is no classification: {error}") from error
