@@ -1,0 +1,366 @@
+"""`Client` for threads and `AsyncClient` for asyncio: the same operations, driven two ways."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, overload
+
+from serving.client import address as addresses
+from serving.client.core import Core, Send, Steps
+from serving.client.errors import ClientError
+from serving.client.exchange import Headers, Reply
+from serving.client.images import Image, is_one_image
+from serving.client.inputs import Inputs
+from serving.client.results import Classification, Metadata, ModelStatus, Prediction
+from serving.client.settings import Retries, Tls
+from serving.client.transports import (
+    AsyncGrpcTransport,
+    AsyncHttpTransport,
+    AsyncTransport,
+    GrpcTransport,
+    HttpTransport,
+    Transport,
+)
+from serving.messages import Target
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S = 60.0
+
+
+def _headers(token: str | None, headers: Mapping[str, str] | None) -> Headers:
+    named = {name.lower(): value for name, value in (headers or {}).items()}
+    if token is not None:
+        named["authorization"] = f"Bearer {token}"
+    return tuple(named.items())
+
+
+class Client:
+    """Asks a server, from any number of threads.
+
+        with Client("grpc://localhost:8500") as client:
+            print(client.classify("lenet5", "digit.png", top_k=3))
+
+    Args:
+        url: `http(s)://host[:port][/prefix]` or `grpc(s)://host[:port]`.
+        timeout_s: How long a call may take, retries and waits included; None for no limit.
+        retries: When a failed call is made again; see `Retries`.
+        tls: Whom to believe over https and grpcs.
+        token: Sent as a bearer token.
+        headers: Sent with every call.
+
+    Raises:
+        UsageError: a URL or setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        retries: Retries | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        address = addresses.parse(url)
+        self._core = Core(address, retries or Retries(), timeout_s, _headers(token, headers))
+        kind = GrpcTransport if address.is_grpc else HttpTransport
+        self._transport: Transport = kind(address, tls or Tls())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; the client cannot be used after."""
+        self._transport.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        reply: Reply | None = None
+        failure: ClientError | None = None
+        try:
+            while True:
+                step = steps.send(reply) if failure is None else steps.throw(failure)
+                reply = failure = None
+                if isinstance(step, Send):
+                    try:
+                        reply = self._transport.send(step)
+                    except ClientError as error:
+                        failure = error
+                else:
+                    time.sleep(step.seconds)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def predict(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Runs a signature of a model on arrays.
+
+        Args:
+            model: The model's name.
+            inputs: The array, when the model takes one; else a mapping from names to arrays.
+                Types and shapes are held against the model's before anything is sent.
+            version: Its version; the newest when neither this nor `label` is given.
+            label: A version label, e.g. "stable".
+            signature: "serving_default" when None.
+            outputs: Which outputs to return, in this order; all when None.
+            timeout_s: Instead of the client's.
+
+        Raises:
+            InvalidInputError: the inputs do not fit; `field` names the one at fault.
+            ModelNotFoundError: no such model, version or label.
+            ClientError: see `serving.client.errors`.
+        """
+        target = Target(model, version, label)
+        return self._run(
+            self._core.predict(
+                target, inputs, signature=signature, outputs=outputs, timeout_s=timeout_s
+            )
+        )
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # a str is a path here, not a sequence
+        self,
+        model: str,
+        images: Image,
+        *,
+        top_k: int = ...,
+        version: int | None = ...,
+        label: str | None = ...,
+        timeout_s: float | None = ...,
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        model: str,
+        images: Sequence[Image],
+        *,
+        top_k: int = ...,
+        version: int | None = ...,
+        label: str | None = ...,
+        timeout_s: float | None = ...,
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        model: str,
+        images: Image | Sequence[Image],
+        *,
+        top_k: int = 5,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification | list[Classification]:
+        """Names what images show; the server decodes and preprocesses them.
+
+        Args:
+            model: The model's name.
+            images: One image, or a sequence: a path, bytes of a JPEG, PNG, WebP or BMP file, an
+                open file, a PIL image, or a uint8 array [h, w], [h, w, 1], [h, w, 3], [h, w, 4].
+            top_k: How many labels, best first; at most all of the model's.
+            version: Its version; the newest when neither this nor `label` is given.
+            label: A version label, e.g. "stable".
+            timeout_s: Instead of the client's.
+
+        Returns:
+            One result, or a list of them when a sequence was given.
+
+        Raises:
+            ImageError: an image that cannot be read.
+            ClientError: see `serving.client.errors`.
+        """
+        target, listed, is_one = Target(model, version, label), *_listed(images)
+        found = self._run(self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s))
+        return found[0] if is_one else found
+
+    def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Metadata:
+        """What a version takes and gives."""
+        return self._run(self._core.metadata(Target(model, version, label), timeout_s))
+
+    def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
+        """The states of a model's versions."""
+        return self._run(self._core.status(Target(model), timeout_s))
+
+    def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
+        """The names of all models; over http:// only."""
+        return self._run(self._core.models(timeout_s))
+
+    def wait_until_ready(self, model: str | None = None, *, timeout_s: float | None = None) -> None:
+        """Returns when the server, and the model if one is named, take requests.
+
+        Raises:
+            DeadlineError: they did not in time.
+            ModelNotFoundError: the server has no such model.
+        """
+        self._run(self._core.wait_until_ready(model, timeout_s))
+
+
+class AsyncClient:
+    """Asks a server, from any number of tasks of one event loop; see `Client`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        retries: Retries | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        address = addresses.parse(url)
+        self._core = Core(address, retries or Retries(), timeout_s, _headers(token, headers))
+        kind = AsyncGrpcTransport if address.is_grpc else AsyncHttpTransport
+        self._transport: AsyncTransport = kind(address, tls or Tls())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        await self._transport.close()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        reply: Reply | None = None
+        failure: ClientError | None = None
+        try:
+            while True:
+                step = steps.send(reply) if failure is None else steps.throw(failure)
+                reply = failure = None
+                if isinstance(step, Send):
+                    try:
+                        reply = await self._transport.send(step)
+                    except ClientError as error:
+                        failure = error
+                else:
+                    await asyncio.sleep(step.seconds)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """As `Client.predict`."""
+        target = Target(model, version, label)
+        return await self._run(
+            self._core.predict(
+                target, inputs, signature=signature, outputs=outputs, timeout_s=timeout_s
+            )
+        )
+
+    @overload
+    async def classify(  # type: ignore[overload-overlap]  # likewise
+        self,
+        model: str,
+        images: Image,
+        *,
+        top_k: int = ...,
+        version: int | None = ...,
+        label: str | None = ...,
+        timeout_s: float | None = ...,
+    ) -> Classification: ...
+
+    @overload
+    async def classify(
+        self,
+        model: str,
+        images: Sequence[Image],
+        *,
+        top_k: int = ...,
+        version: int | None = ...,
+        label: str | None = ...,
+        timeout_s: float | None = ...,
+    ) -> list[Classification]: ...
+
+    async def classify(
+        self,
+        model: str,
+        images: Image | Sequence[Image],
+        *,
+        top_k: int = 5,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification | list[Classification]:
+        """As `Client.classify`."""
+        target, listed, is_one = Target(model, version, label), *_listed(images)
+        found = await self._run(
+            self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s)
+        )
+        return found[0] if is_one else found
+
+    async def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Metadata:
+        """As `Client.metadata`."""
+        return await self._run(self._core.metadata(Target(model, version, label), timeout_s))
+
+    async def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
+        """As `Client.status`."""
+        return await self._run(self._core.status(Target(model), timeout_s))
+
+    async def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
+        """As `Client.models`."""
+        return await self._run(self._core.models(timeout_s))
+
+    async def wait_until_ready(
+        self, model: str | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        """As `Client.wait_until_ready`."""
+        await self._run(self._core.wait_until_ready(model, timeout_s))
+
+
+def _listed(images: Image | Sequence[Image]) -> tuple[Sequence[Image], bool]:
+    """The images as a sequence, and whether it was one."""
+    if is_one_image(images):
+        return [images], True  # type: ignore[list-item]  # is_one_image has looked
+    return list(images), False  # type: ignore[arg-type]  # likewise

@@ -1,0 +1,289 @@
+"""The client's work without waiting: generators that say what to do next and take what came.
+
+Each operation yields `Send` and `Sleep` steps; `Client` takes them with threads, `AsyncClient`
+with asyncio. So deadlines, retries and checks are written once, and the two cannot drift.
+"""
+
+import time
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from serving.client.address import Address
+from serving.client.deadline import Deadline
+from serving.client.dialects import dialect
+from serving.client.errors import ClientError, InvalidInputError, NotReadyError, TransportError
+from serving.client.exchange import (
+    REQUEST_ID_HEADER,
+    TIMEOUT_HEADER,
+    Headers,
+    Question,
+    Reply,
+    Request,
+)
+from serving.client.images import Image, encode_image
+from serving.client.inputs import Inputs, check_inputs, check_outputs, choose_signature
+from serving.client.results import (
+    Classification,
+    LabelScore,
+    Metadata,
+    ModelStatus,
+    Prediction,
+    Signature,
+    Tensor,
+    Timings,
+    VersionStatus,
+)
+from serving.client.retry import Attempts, Budget
+from serving.client.settings import Retries
+from serving.errors import UnsupportedError as NoFormError
+from serving.messages import ClassifyImagesCall, ModelMetadata, PredictCall, Target
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this and bring the reply; a `ClientError` is thrown in where there is none."""
+
+    request: Request
+    headers: Headers
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait so long."""
+
+    seconds: float
+
+
+Steps: TypeAlias = Generator[Send | Sleep, Reply | None, T]
+
+# A model's newest version may change at any time: what it takes is asked again after so long.
+METADATA_FOR_S = 30.0
+READY_EVERY_S = 0.1
+
+
+class Core:
+    """All operations of a client.
+
+    Args:
+        address: The server.
+        retries: When a failed call is made again.
+        timeout_s: The deadline of calls that bring none; None for no limit.
+        headers: Sent with every request.
+    """
+
+    def __init__(
+        self, address: Address, retries: Retries, timeout_s: float | None, headers: Headers
+    ) -> None:
+        self._address = address
+        self._dialect = dialect("grpc" if address.is_grpc else "http")
+        self._retries = retries
+        self._budget = Budget(retries)
+        self._timeout_s = timeout_s
+        self._headers = headers
+        self._metadata: dict[Target, tuple[float, Metadata]] = {}
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """The deadline of one call."""
+        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
+
+    # --- operations
+
+    def predict(
+        self,
+        target: Target,
+        inputs: Inputs,
+        *,
+        signature: str | None,
+        outputs: Sequence[str] | None,
+        timeout_s: float | None,
+    ) -> Steps[Prediction]:
+        """Checks the inputs against what the model takes, and asks."""
+        deadline = self.deadline(timeout_s)
+        asked_before = target in self._metadata
+        try:
+            call, known = yield from self._checked(target, inputs, signature, outputs, deadline)
+        except InvalidInputError:
+            if not asked_before:
+                raise
+            # The model may have changed since it was asked what it takes.
+            self._metadata.pop(target, None)
+            call, known = yield from self._checked(target, inputs, signature, outputs, deadline)
+        try:
+            question = self._dialect.predict(call, known)
+        except NoFormError as error:
+            raise InvalidInputError(f"{error} gRPC has.", field="inputs") from error
+        reply = yield from self._ask(question, deadline, target.model)
+        answered: Mapping[str, Any] = reply.outputs
+        if call.outputs:
+            answered = {name: reply.outputs[name] for name in call.outputs}
+        for array in answered.values():
+            array.flags.writeable = False
+        return Prediction(
+            model=reply.model,
+            version=reply.version or None,
+            request_id=reply.request_id,
+            signature=reply.signature,
+            outputs=answered,
+        )
+
+    def _checked(
+        self,
+        target: Target,
+        inputs: Inputs,
+        signature: str | None,
+        outputs: Sequence[str] | None,
+        deadline: Deadline,
+    ) -> Steps[tuple[PredictCall, Signature | None]]:
+        metadata = yield from self._known(target, deadline)
+        known = choose_signature(metadata, signature)
+        call = PredictCall(
+            target=target,
+            inputs=check_inputs(inputs, known, target.model),
+            signature=signature or "",
+            outputs=check_outputs(outputs, known, target.model),
+        )
+        return call, known
+
+    def classify(
+        self, target: Target, images: Sequence[Image], *, top_k: int, timeout_s: float | None
+    ) -> Steps[list[Classification]]:
+        """Sends images as they are; the server knows how they become inputs."""
+        if top_k < 1:
+            raise InvalidInputError(f"top_k is {top_k}; 1 or more works.", field="top_k")
+        deadline = self.deadline(timeout_s)
+        encoded = tuple(encode_image(image) for image in images)
+        if not encoded:
+            return []
+        call = ClassifyImagesCall(target, encoded, top_k)
+        reply = yield from self._ask(self._dialect.classify(call), deadline, target.model)
+        timings = Timings(
+            decode_s=reply.timings.decode_s,
+            queue_s=reply.timings.queue_s,
+            execute_s=reply.timings.execute_s,
+        )
+        return [
+            Classification(
+                model=reply.model,
+                version=reply.version,
+                request_id=reply.request_id,
+                timings=timings,
+                scores=tuple(
+                    LabelScore(
+                        class_id=each.class_id, label=each.label, probability=each.probability
+                    )
+                    for each in row
+                ),
+            )
+            for row in reply.results
+        ]
+
+    def metadata(self, target: Target, timeout_s: float | None) -> Steps[Metadata]:
+        """What a version takes and gives, asked anew."""
+        deadline = self.deadline(timeout_s)
+        question = self._dialect.metadata(target)
+        found = _metadata(target, (yield from self._ask(question, deadline, target.model)))
+        self._metadata[target] = (time.monotonic(), found)
+        return found
+
+    def _known(self, target: Target, deadline: Deadline) -> Steps[Metadata]:
+        asked, found = self._metadata.get(target, (0.0, None))
+        if found is not None and time.monotonic() - asked < METADATA_FOR_S:
+            return found
+        question = self._dialect.metadata(target)
+        found = _metadata(target, (yield from self._ask(question, deadline, target.model)))
+        self._metadata[target] = (time.monotonic(), found)
+        return found
+
+    def status(self, target: Target, timeout_s: float | None) -> Steps[ModelStatus]:
+        """The states of a model's versions."""
+        question = self._dialect.status(target)
+        reply = yield from self._ask(question, self.deadline(timeout_s), target.model)
+        return ModelStatus(
+            model=reply.model,
+            versions=tuple(
+                VersionStatus(
+                    version=each.version, state=each.state.value, error=each.error_message
+                )
+                for each in reply.versions
+            ),
+        )
+
+    def models(self, timeout_s: float | None) -> Steps[tuple[str, ...]]:
+        """The names of all models."""
+        return (yield from self._ask(self._dialect.models(), self.deadline(timeout_s), ""))
+
+    def wait_until_ready(self, model: str | None, timeout_s: float | None) -> Steps[None]:
+        """Asks again and again until the server, and the model if one is named, take requests."""
+        deadline = self.deadline(timeout_s)
+        doing = "waiting for the server" if model is None else f"waiting for {model!r}"
+        question = self._dialect.is_ready()
+        while True:
+            try:
+                is_ready = yield from self._attempt(question, deadline)
+                if is_ready and model is not None:
+                    status = yield from self._attempt(self._dialect.status(Target(model)), deadline)
+                    is_ready = any(each.state == "AVAILABLE" for each in status.versions)
+            except (TransportError, NotReadyError):
+                is_ready = False
+            if is_ready:
+                return
+            left = deadline.require_s(doing)
+            yield Sleep(READY_EVERY_S if left is None else min(READY_EVERY_S, left))
+
+    # --- one call
+
+    def _ask(self, question: Question[T], deadline: Deadline, model: str) -> Steps[T]:
+        """Asks, and asks again where that is safe and there is time."""
+        attempts = Attempts(
+            self._retries,
+            self._budget,
+            deadline,
+            is_repeatable=question.request.is_repeatable,
+        )
+        self._budget.refill()
+        while True:
+            try:
+                return (yield from self._attempt(question, deadline))
+            except ClientError as error:
+                error.url, error.model, error.attempts = self._address.url, model, attempts.made
+                wait_s = attempts.wait_s(error)
+                if wait_s is None:
+                    raise
+            yield Sleep(wait_s)
+
+    def _attempt(self, question: Question[T], deadline: Deadline) -> Steps[T]:
+        headers = [*self._headers, (REQUEST_ID_HEADER, uuid.uuid4().hex)]
+        left = deadline.require_s("preparing the call")
+        if left is not None and not self._address.is_grpc:
+            headers.append((TIMEOUT_HEADER, f"{left:.6f}"))
+        reply = yield Send(question.request, tuple(headers), deadline)
+        assert reply is not None  # noqa: S101 - what a Send brings
+        return question.decode(reply)
+
+
+def _metadata(target: Target, found: ModelMetadata) -> Metadata:
+    return Metadata(
+        model=found.model or target.model,
+        version=found.version or None,
+        platform=found.platform,
+        labels=found.labels,
+        signatures={
+            name: Signature(
+                name=name,
+                inputs={
+                    key: Tensor(name=key, dtype=spec.dtype, shape=spec.shape)
+                    for key, spec in signature.inputs.items()
+                },
+                outputs={
+                    key: Tensor(name=key, dtype=spec.dtype, shape=spec.shape)
+                    for key, spec in signature.outputs.items()
+                },
+            )
+            for name, signature in found.signatures.items()
+        },
+    )

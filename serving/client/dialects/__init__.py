@@ -1,0 +1,60 @@
+"""How each protocol spells the same operations: requests out, replies in, no connections.
+
+Every dialect gives the same results and the same errors, so that the client is written once.
+"""
+
+from importlib import import_module
+from typing import Protocol
+
+from serving.client.exchange import Question
+from serving.client.results import Signature
+from serving.messages import (
+    ClassifyImagesCall,
+    ClassifyImagesReply,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Target,
+)
+
+
+class Dialect(Protocol):
+    """One protocol over one kind of connection."""
+
+    def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
+        """Asks for the outputs of a signature; inputs have been checked and named."""
+        ...
+
+    def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
+        """Asks for the k best labels of encoded images."""
+        ...
+
+    def metadata(self, target: Target) -> Question[ModelMetadata]:
+        """Asks what a version takes and gives."""
+        ...
+
+    def status(self, target: Target) -> Question[ModelStatus]:
+        """Asks for the states of a model's versions."""
+        ...
+
+    def models(self) -> Question[tuple[str, ...]]:
+        """Asks for the names of all models; raises `UnsupportedError` where there is no word."""
+        ...
+
+    def is_ready(self) -> Question[bool]:
+        """Asks whether the server takes requests."""
+        ...
+
+
+DIALECTS = {
+    "http": "serving.client.dialects.rest:Rest",
+    "grpc": "serving.client.dialects.grpc:Grpc",
+}
+
+
+def dialect(kind: str) -> Dialect:
+    """The dialect for "http" or "grpc"."""
+    module, name = DIALECTS[kind].split(":")
+    made: Dialect = getattr(import_module(module), name)()
+    return made

@@ -1,0 +1,89 @@
+"""What a server's refusal means: HTTP statuses and gRPC codes become this package's errors."""
+
+import re
+
+from serving.client.errors import (
+    AuthenticationError,
+    ClientError,
+    DeadlineError,
+    InvalidInputError,
+    ModelNotFoundError,
+    NotReadyError,
+    OverloadedError,
+    PermissionDeniedError,
+    ServerError,
+    TransportError,
+    UnsupportedError,
+)
+from serving.client.exchange import REQUEST_ID_HEADER, Reply
+from serving.wire.codes import CODE_NAMES
+
+# TensorFlow Serving's map from HTTP statuses back to canonical codes.
+HTTP_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+_KNOWN_MODELS = re.compile(r"this server has ([^.]+)\.")
+
+
+def http_error(reply: Reply, message: str) -> ClientError:
+    """The error for an HTTP reply that is not a success."""
+    code = HTTP_CODES.get(reply.status, "INTERNAL")
+    return _error(code, message or f"HTTP status {reply.status}", reply, str(reply.status))
+
+
+def grpc_error(reply: Reply) -> ClientError:
+    """The error for a gRPC reply that is not OK."""
+    code = CODE_NAMES.get(reply.status, "UNKNOWN")
+    return _error(code, reply.message or code, reply, code)
+
+
+def _error(code: str, message: str, reply: Reply, status: str) -> ClientError:
+    retry_after_s = _retry_after_s(reply)
+    error: ClientError
+    match code:
+        case "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "OUT_OF_RANGE":
+            error = InvalidInputError(message)
+        case "NOT_FOUND":
+            known = _KNOWN_MODELS.search(message)
+            names = known[1].split(", ") if known and known[1] != "none" else []
+            error = ModelNotFoundError(message, known=names)
+        case "RESOURCE_EXHAUSTED":
+            error = OverloadedError(message, retry_after_s=retry_after_s)
+        case "UNAVAILABLE":
+            error = NotReadyError(message, retry_after_s=retry_after_s)
+        case "DEADLINE_EXCEEDED":
+            error = DeadlineError(message)
+        case "UNAUTHENTICATED":
+            error = AuthenticationError(message)
+        case "PERMISSION_DENIED":
+            error = PermissionDeniedError(message)
+        case "UNIMPLEMENTED":
+            error = UnsupportedError(message)
+        case "CANCELLED":
+            error = TransportError(message, is_sent=True)
+        case _:
+            error = ServerError(message)
+    error.status = status
+    error.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
+    return error
+
+
+def _retry_after_s(reply: Reply) -> float | None:
+    text = reply.headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 3600 else None

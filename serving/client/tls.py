@@ -1,0 +1,55 @@
+"""TLS contexts for HTTP and credentials for gRPC, made from the same settings."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from serving.client.errors import UsageError
+from serving.client.settings import Tls
+
+
+def context(tls: Tls) -> ssl.SSLContext:
+    """Returns a context that verifies the server, by the system's authorities or `tls.ca`.
+
+    Raises:
+        UsageError: a file that cannot be read or is not PEM.
+    """
+    made = ssl.create_default_context()
+    if tls.ca is not None:
+        made = ssl.create_default_context(cafile=_existing(tls.ca, "ca"))
+    made.set_alpn_protocols(["http/1.1"])
+    if tls.certificate is not None and tls.key is not None:
+        certificate = _existing(tls.certificate, "certificate")
+        key = _existing(tls.key, "key")
+        try:
+            made.load_cert_chain(certificate, key)
+        except ssl.SSLError as error:
+            raise UsageError(
+                f"{certificate!r} and {key!r} are no certificate with its key: {error.reason}."
+            ) from error
+    return made
+
+
+def credentials(tls: Tls) -> Any:
+    """Returns gRPC channel credentials.
+
+    Raises:
+        UsageError: a file that cannot be read.
+    """
+    import grpc
+
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(tls.ca, "ca"),
+        private_key=_read(tls.key, "key"),
+        certificate_chain=_read(tls.certificate, "certificate"),
+    )
+
+
+def _existing(path: Path, what: str) -> str:
+    if not path.is_file():
+        raise UsageError(f"The {what} file {str(path)!r} is not there.")
+    return str(path)
+
+
+def _read(path: Path | None, what: str) -> bytes | None:
+    return None if path is None else Path(_existing(path, what)).read_bytes()
