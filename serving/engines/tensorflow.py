@@ -1,0 +1,81 @@
+"""The TensorFlow engine: runs any SavedModel. Imported in a worker process only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving.errors import EngineError, InvalidRequestError, LoadError
+from serving.messages import Array, Signature, TensorSpec
+from serving.wire.tensors import DTYPE_NUMBERS
+
+
+class SavedModel:
+    """A loaded SavedModel, from TensorFlow 1 or 2."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._loaded: Any = tf.saved_model.load(str(path), tags=["serve"])
+        except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+            raise LoadError(f"TensorFlow cannot load this SavedModel: {_brief(error)}") from error
+        self._functions = dict(self._loaded.signatures)
+        self.signatures: Mapping[str, Signature] = {
+            name: _signature(name, function) for name, function in self._functions.items()
+        }
+        if not self.signatures:
+            raise LoadError("This SavedModel has no signatures.")
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Runs a signature.
+
+        Raises:
+            InvalidRequestError: the graph refused the inputs.
+            EngineError: it failed.
+        """
+        specs = self.signatures[signature].inputs
+        try:
+            tensors = {
+                name: tf.constant(
+                    array.tolist() if specs[name].dtype == "bytes" else array,
+                    dtype=tf.dtypes.as_dtype(DTYPE_NUMBERS[specs[name].dtype]),
+                    shape=array.shape,
+                )
+                for name, array in inputs.items()
+            }
+            outputs = self._functions[signature](**tensors)
+            return {name: _array(tensor) for name, tensor in outputs.items()}
+        except (
+            tf.errors.InvalidArgumentError,
+            tf.errors.FailedPreconditionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise InvalidRequestError(f"TensorFlow refused the input: {_brief(error)}") from error
+        except tf.errors.OpError as error:
+            raise EngineError(f"TensorFlow failed: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    return str(getattr(error, "message", error)).strip()[:500]
+
+
+def _array(tensor: Any) -> Array:
+    array: Array = np.asarray(tensor.numpy())
+    return array.astype(np.object_) if array.dtype.kind in "SU" else array
+
+
+def _signature(name: str, function: Any) -> Signature:
+    _, keywords = function.structured_input_signature
+    return Signature(
+        name=name,
+        inputs={key: _spec(key, spec) for key, spec in sorted(keywords.items())},
+        outputs={key: _spec(key, spec) for key, spec in function.structured_outputs.items()},
+    )
+
+
+def _spec(name: str, spec: Any) -> TensorSpec:
+    shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
+    dtype = "bytes" if spec.dtype == tf.string else spec.dtype.name
+    return TensorSpec(name=name, dtype=dtype, shape=shape, tensor_name=getattr(spec, "name", ""))

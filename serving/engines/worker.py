@@ -1,0 +1,179 @@
+"""TensorFlow in a process of its own: the server stays light, and a crash or a leak stays there.
+
+The two sides speak frames over a socket pair: a kind, a length, then TensorFlow Serving's own
+messages. No pickle, nothing that executes what it reads.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.errors import EngineError, InvalidRequestError, LoadError, ServingError
+from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
+from serving.wire import tfs_proto
+from zoo.artifact import Manifest
+
+_HEAD = struct.Struct("<cQ")
+READY, REQUEST, REPLY, FAILURE = b"R", b"Q", b"A", b"F"
+
+# TensorFlow alone takes 10 to 16 s to import on a small machine.
+START_WITHIN_S = 120.0
+_FAILURES: dict[str, type[ServingError]] = {
+    "InvalidRequestError": InvalidRequestError,
+    "EngineError": EngineError,
+    "LoadError": LoadError,
+}
+
+
+def _send(connection: socket.socket, kind: bytes, body: bytes) -> None:
+    connection.sendall(_HEAD.pack(kind, len(body)) + body)
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, bytes]:
+    kind, size = _HEAD.unpack(_exactly(connection, _HEAD.size))
+    return kind, _exactly(connection, size)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    body = bytearray(size)
+    view = memoryview(body)
+    while view:
+        count = connection.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(body)
+
+
+# --- The server's side --------------------------------------------------------------------------
+
+
+class TensorFlowModel:
+    """A SavedModel in a worker process; started again when it has died."""
+
+    # What a foreign graph does with rows of different requests is not known, so they stay apart.
+    is_batchable = False
+
+    def __init__(self, version_path: Path, manifest: Manifest | None) -> None:
+        del manifest  # the SavedModel says everything that is needed
+        self._path = version_path
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self.signatures: Mapping[str, Signature] = self._start().signatures
+
+    def _start(self) -> ModelMetadata:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(START_WITHIN_S)
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self._path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=None if "CONVZOO_LOG_LEVEL" in os.environ else subprocess.DEVNULL,
+                env=environment,
+            )
+        self._connection = ours
+        try:
+            kind, body = _receive(ours)
+        except (EOFError, OSError) as error:
+            code = self._stop()
+            raise LoadError(
+                f"The TensorFlow worker did not start (exit code {code}); is convzoo[train] "
+                "installed?"
+            ) from error
+        if kind == FAILURE:
+            self._stop()
+            raise _failure(body)
+        ours.settimeout(None)
+        return tfs_proto.decode_metadata_reply(body)
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Runs a signature in the worker."""
+        request = tfs_proto.encode_predict_request(PredictCall(Target("worker"), inputs, signature))
+        with self._lock:
+            if self._connection is None:
+                self._start()
+            connection = self._connection
+            assert connection is not None  # noqa: S101 - _start has made it
+            try:
+                _send(connection, REQUEST, request)
+                kind, body = _receive(connection)
+            except (EOFError, OSError) as error:
+                code = self._stop()
+                raise EngineError(
+                    f"The TensorFlow worker died (exit code {code}); the next request starts "
+                    "another."
+                ) from error
+        if kind == FAILURE:
+            raise _failure(body)
+        return tfs_proto.decode_predict_reply(body).outputs
+
+    def _stop(self) -> int | None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def close(self) -> None:
+        """Ends the worker, which gives all of its memory back."""
+        with self._lock:
+            self._stop()
+
+
+def _failure(body: bytes) -> ServingError:
+    failure = json.loads(body)
+    return _FAILURES.get(failure["kind"], EngineError)(failure["text"])
+
+
+# --- The worker's side --------------------------------------------------------------------------
+
+
+def main(file_number: int, path: Path) -> None:
+    """Loads the SavedModel, says what it has, and answers until the server closes its end."""
+    # Ctrl-C reaches the whole group; the server decides when the worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=file_number) as connection, contextlib.suppress(EOFError):
+        try:
+            from serving.engines.tensorflow import SavedModel
+
+            model = SavedModel(path)
+        except LoadError as error:
+            _send(connection, FAILURE, _as_failure(error))
+            return
+        metadata = ModelMetadata("worker", 1, model.signatures)
+        _send(connection, READY, tfs_proto.encode_metadata_reply(metadata))
+        while True:
+            _, body = _receive(connection)
+            try:
+                call = tfs_proto.decode_predict_request(body)
+                outputs = model.run(call.signature, call.inputs)
+                reply = PredictReply("worker", 1, call.signature, outputs)
+                answer = tfs_proto.encode_predict_reply(reply, as_content=True)
+            except ServingError as error:
+                _send(connection, FAILURE, _as_failure(error))
+            else:
+                _send(connection, REPLY, answer)
+
+
+def _as_failure(error: ServingError) -> bytes:
+    return json.dumps({"kind": type(error).__name__, "text": str(error)}).encode()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
