@@ -1,0 +1,79 @@
+"""Recipes: every fault names what would have worked."""
+
+import pytest
+
+from training import recipe as recipes
+from training.data.dataset import Images, split_by_content
+from training.data.sources import SOURCES, DigitsSource, IdxSource, MnistSource
+from zoo.catalog import CATALOG
+from zoo.errors import UsageError
+
+
+def test_every_bundled_recipe_is_valid_and_its_header_tells_what_to_expect():
+    assert recipes.bundled()
+    for name, path in recipes.bundled().items():
+        recipe = recipes.read(name)
+        assert recipe.model.name in CATALOG
+        header = path.read_text().split("model:")[0]
+        for line in ("Command:", "Hardware:", "Time:", "Expected:"):
+            assert line in header, f"{name} lacks {line}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["epoch=3"], ("'epoch'", "'epochs'")),
+        (["optimizer.learning_rat=3"], ("'learning_rate'", "optimizer")),
+        (["optimizer.kind=adan"], ("'adan'", "'adam'", "sgd")),
+        (["data.source=mnits"], ("'mnits'", "'mnist'", "digits", "idx")),
+        (["epochs=many"], ("epochs", "'many'")),
+        (["epochs=0"], ("epochs", "greater than or equal to 1")),
+        (["epochs"], ("key=value",)),
+        (["epochs.much=3"], ("'epochs'", "value")),
+    ],
+)
+def test_a_wrong_override_names_what_exists(overrides, words):
+    with pytest.raises(UsageError) as refused:
+        recipes.read("digits_lenet5_modern", overrides)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_an_unknown_recipe_names_those_that_exist():
+    with pytest.raises(UsageError, match=r"'digits_lenet5'\. Did you mean 'digits_lenet5_modern'"):
+        recipes.read("digits_lenet5")
+
+
+def test_overrides_take_the_place_of_the_files_values():
+    recipe = recipes.read("digits_lenet5_modern", ["optimizer.learning_rate=5e-2", "epochs=3"])
+    assert recipe.optimizer.learning_rate == 0.05
+    assert recipe.epochs == 3
+
+
+def test_the_hash_knows_every_value_but_not_where_the_data_lies(tmp_path):
+    plain = recipes.read("mnist_lenet5_modern")
+    assert plain.sha256() == recipes.read("mnist_lenet5_modern", (), tmp_path).sha256()
+    assert plain.sha256() != recipes.read("mnist_lenet5_modern", ["seed=2"]).sha256()
+
+
+def test_the_sources_table_is_complete():
+    assert {
+        each.model_fields["source"].default for each in (DigitsSource, MnistSource, IdxSource)
+    } == set(SOURCES)
+
+
+def test_the_digits_are_split_the_same_way_everywhere():
+    dataset = DigitsSource().load()
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.test) == 1797
+    assert len(dataset.test) == 345
+    assert dataset.sha256() == DigitsSource().load().sha256()
+    train, test = set(dataset.train.hashes()), set(dataset.test.hashes())
+    assert not train & test
+
+
+def test_an_image_keeps_its_part_when_others_come():
+    images = DigitsSource().load().train
+    some = images.take(slice(0, 500))
+    _, chosen = split_by_content(images, 0.3, "salt")
+    _, chosen_of_some = split_by_content(Images(some.pixels_nhwc, some.class_ids), 0.3, "salt")
+    assert set(chosen_of_some.hashes()) <= set(chosen.hashes())
