@@ -5,6 +5,7 @@ A transport carries `Send` steps and gives replies. It knows nothing of what the
 
 import json
 import os
+import re
 from typing import Any, Protocol
 
 from serving.client.address import Address
@@ -28,9 +29,6 @@ GRPC_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 )
 CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE = 1, 4, 14
-
-# How gRPC begins what it says of a status that the server sent; its own begin otherwise.
-FROM_PEER = "Error received from peer"
 
 # Connections kept open between calls.
 MOST_CONNECTIONS = 128
@@ -206,23 +204,34 @@ class _GrpcChannel:
         """The status a server sent; raises when it is gRPC's own."""
         code = int(error.code().value[0])
         details = error.details() or ""
-        if FROM_PEER in (error.debug_error_string() or ""):
-            return Reply(code, headers=_texts(error.trailing_metadata()), message=details)
-        raise self._own_failure(code, details, deadline) from error
+        if (own := self._own_failure(code, details, deadline)) is not None:
+            raise own from error
+        return Reply(code, headers=_texts(error.trailing_metadata()), message=details)
 
-    def _own_failure(self, code: int, details: str, deadline: Deadline) -> ClientError:
+    def _own_failure(self, code: int, details: str, deadline: Deadline) -> ClientError | None:
         authority = self._address.authority
-        brief = details.rsplit("; last error: ", maxsplit=1)[-1][:300]
+        brief = details.rsplit("; last error: ", maxsplit=1)[-1][:300].rstrip(".")
         if code == DEADLINE_EXCEEDED:
             return deadline.error("waiting for the answer")
-        if code == UNAVAILABLE:
-            is_sent = "failed to connect" not in details and "resolution failed" not in details
-            what = "The connection to" if is_sent else "No connection to"
-            hint = "" if is_sent else " Is the server running, and is this its gRPC port?"
-            return TransportError(f"{what} {authority}: {brief}.{hint}", is_sent=is_sent)
-        if code == CANCELLED:
+        if code == UNAVAILABLE and _NOT_CONNECTED.search(details):
+            return TransportError(
+                f"No connection to {authority}: {brief}. "
+                "Is the server running, and is this its gRPC port?"
+            )
+        if code == UNAVAILABLE and _BROKEN.search(details):
+            return TransportError(f"The connection to {authority} broke: {brief}.", is_sent=True)
+        if code == CANCELLED and "hannel" in details:
             return UsageError("The client was closed during the call.")
-        return TransportError(f"gRPC to {authority} failed: {brief}", is_sent=True)
+        return None
+
+
+# gRPC gives its own failures and the server's the same codes; only its words tell them apart.
+_NOT_CONNECTED = re.compile(
+    r"failed to connect|name resolution|dns resolution|no address|handshake", re.IGNORECASE
+)
+_BROKEN = re.compile(
+    r"socket closed|connection reset|goaway|broken pipe|recvmsg|sendmsg|transport", re.IGNORECASE
+)
 
 
 def _texts(metadata: Any) -> dict[str, str]:

@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype == np.float32:
             # Through text: 0.1f is written 0.1, not 0.10000000149011612.
-            return np.char.mod("%.9g", value).astype(np.float64).tolist()
+            return value.astype(np.str_).astype(np.float64).tolist()
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON.")
 

@@ -20,11 +20,11 @@ def get(url):
         return json.load(answer)
 
 
-def post(url, body):
+def post(url, body, timeout=10):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(url, data=data, method="POST"), timeout=10
+            urllib.request.Request(url, data=data, method="POST"), timeout=timeout
         ) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:

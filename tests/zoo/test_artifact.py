@@ -61,9 +61,13 @@ def test_a_version_is_never_overwritten(tmp_path):
 
 
 def test_a_draft_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), draft_version(tmp_path, "m") as draft:
-        (draft.path / "half").write_bytes(b"x")
-        raise RuntimeError
+    def fail():
+        with draft_version(tmp_path, "m") as draft:
+            (draft.path / "half").write_bytes(b"x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list((tmp_path / "m").iterdir()) == []
 
 
@@ -101,7 +105,7 @@ def test_a_manifest_cannot_reach_outside_its_version(tmp_path):
 
 def test_an_unwritable_base_path_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="Cannot write into base path .*file: Not a directory"):
+    with pytest.raises(ArtifactError, match=r"Cannot write into base path .*file: Not a directory"):
         write(tmp_path / "file")
 
 

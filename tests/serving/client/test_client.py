@@ -1,0 +1,335 @@
+"""The typed client against a real server process, over both protocols."""
+
+import asyncio
+import inspect
+import io
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.client import AsyncClient, Client, Retries
+from serving.client.address import parse
+from serving.client.cli import predict
+from serving.client.errors import (
+    DeadlineError,
+    ImageError,
+    InvalidInputError,
+    ModelNotFoundError,
+    NotReadyError,
+    OverloadedError,
+    TransportError,
+    UnsupportedError,
+    UsageError,
+)
+from serving.client.results import Classification
+from tests.serving.published import logits_of, softmax
+from tests.zoo.test_preprocess import encoded
+
+IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
+PIXELS = np.array([[0, 255], [100, 0]], np.uint8)
+
+served = pytest.mark.openvino
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request, tiny_server):
+    url = tiny_server.url if request.param == "http" else f"grpc://{tiny_server.grpc}"
+    with Client(url, timeout_s=10) as made:
+        yield made
+
+
+@served
+def test_predict_gives_arrays_by_name(client):
+    found = client.predict("tiny", IMAGE)
+    np.testing.assert_allclose(found["probabilities"], softmax(logits_of(IMAGE, 2.0)), atol=1e-6)
+    assert found.array is found["probabilities"]
+    assert found.outputs["probabilities"].dtype == np.float32
+    assert not found.array.flags.writeable
+    for chosen in ({"version": 1}, {"label": "stable"}):
+        logits = client.predict("tiny", {"image": IMAGE}, signature="logits", **chosen)
+        np.testing.assert_allclose(logits["logits"], logits_of(IMAGE), atol=1e-6)
+
+
+@served
+def test_lists_take_the_models_type(client):
+    found = client.predict("tiny", IMAGE.tolist(), outputs=["probabilities"])
+    assert found.array.shape == (2, 3)
+
+
+@served
+@pytest.mark.parametrize(
+    ("inputs", "options", "field", "words"),
+    [
+        (IMAGE[0], {}, "image", r"takes \(N, 2, 2, 1\); this array is \(2, 2, 1\).*newaxis"),
+        (IMAGE[..., 0], {}, "image", "Add the channel axis"),
+        (IMAGE.astype(float), {}, "image", r"takes float32; this array is float64.*astype"),
+        ({"picture": IMAGE}, {}, "picture", "no input 'picture'"),
+        ({}, {}, "image", "missing: image"),
+        ([[1], [2, 3]], {}, "image", "is no array of float32"),
+        (IMAGE, {"signature": "logit"}, "signature", "Did you mean 'logits'"),
+        (IMAGE, {"outputs": ["p"]}, "outputs", "no output 'p'"),
+    ],
+)
+def test_inputs_are_held_against_the_model_before_they_are_sent(
+    client, inputs, options, field, words
+):
+    with pytest.raises(InvalidInputError, match=words) as refused:
+        client.predict("tiny", inputs, **options)
+    assert refused.value.field == field
+
+
+@served
+def test_images_come_in_every_form_users_have_them(client, tmp_path):
+    png = encoded(PIXELS)
+    path = tmp_path / "a.png"
+    path.write_bytes(png)
+    forms = [
+        path,
+        str(path),
+        png,
+        bytearray(png),
+        io.BytesIO(png),
+        PIXELS,
+        PIXELS[..., None],
+        Image.fromarray(PIXELS),
+    ]
+    answers = [client.classify("tiny", form, top_k=2) for form in forms]
+    assert {answer.label for answer in answers} == {"bee"}
+    assert {answer.labels for answer in answers} == {("bee", "cat")}
+    listed = client.classify("tiny", forms[:3], top_k=9)
+    assert isinstance(listed, list)
+    assert [len(each.scores) for each in listed] == [3, 3, 3]
+    assert listed[0].probability == pytest.approx(answers[0].probability, abs=1e-6)
+    assert client.classify("tiny", []) == []
+    answer = answers[0]
+    assert answer.version == 2
+    assert "bee" in str(answer)
+    assert Classification.model_validate(answer.to_dict()) == answer
+    with pytest.raises(ValueError, match="frozen"):
+        answer.model = "other"
+
+
+@served
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("nowhere.png", "Cannot read the image 'nowhere.png'"),
+        (b"", "is empty"),
+        (np.zeros((2, 2)), "uint8 pixels in 0..255; this array is float64"),
+        (np.zeros((2, 2, 2, 3), np.uint8), "pass a list"),
+        ("http://host/a.png", "is a URL"),
+        (object(), "not object"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_told_before_anything_is_sent(client, image, words):
+    with pytest.raises(ImageError, match=words):
+        client.classify("tiny", [image])
+
+
+@served
+def test_the_servers_refusals_become_errors_with_their_facts(client):
+    with pytest.raises(InvalidInputError, match="bytes are no JPEG"):
+        client.classify("tiny", b"abc")
+    with pytest.raises(ModelNotFoundError, match="No model 'huge'") as missing:
+        client.predict("huge", IMAGE)
+    assert missing.value.known == ("tiny",)
+    assert missing.value.model == "huge"
+    with pytest.raises(ModelNotFoundError):
+        client.predict("tiny", IMAGE, version=9)
+    with pytest.raises(DeadlineError):
+        client.predict("tiny", IMAGE, timeout_s=1e-6)
+    with pytest.raises(UsageError, match="above 0"):
+        client.predict("tiny", IMAGE, timeout_s=-1)
+
+
+@served
+def test_models_metadata_status_and_readiness(client):
+    metadata = client.metadata("tiny")
+    assert (metadata.model, metadata.version) == ("tiny", 2)
+    assert metadata.signatures["serving_default"].inputs["image"].shape == (None, 2, 2, 1)
+    status = client.status("tiny")
+    assert status.is_ready
+    assert [version.version for version in status.versions] == [2, 1]
+    client.wait_until_ready()
+    client.wait_until_ready("tiny", timeout_s=5)
+    with pytest.raises(ModelNotFoundError):
+        client.wait_until_ready("huge", timeout_s=5)
+
+
+@served
+def test_the_list_of_models_is_had_over_http(tiny_server):
+    with Client(tiny_server.url) as client:
+        assert client.models() == ("tiny",)
+    with Client(f"grpc://{tiny_server.grpc}") as client, pytest.raises(UnsupportedError):
+        client.models()
+
+
+@served
+def test_many_threads_share_one_client(client):
+    with ThreadPoolExecutor(16) as pool:
+        found = list(
+            pool.map(lambda n: client.predict("tiny", IMAGE * np.float32(n)).array, range(64))
+        )
+    for n, array in enumerate(found):
+        np.testing.assert_allclose(array, softmax(logits_of(IMAGE * n, 2.0)), atol=1e-5)
+
+
+@served
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+async def test_the_async_client_gives_the_same_answers(tiny_server, kind):
+    url = tiny_server.url if kind == "http" else f"grpc://{tiny_server.grpc}"
+    async with AsyncClient(url) as client:
+        found = await asyncio.gather(*(client.predict("tiny", IMAGE) for _ in range(20)))
+        for each in found:
+            np.testing.assert_allclose(each.array, softmax(logits_of(IMAGE, 2.0)), atol=1e-6)
+        assert (await client.classify("tiny", PIXELS)).label == "bee"
+        assert (await client.status("tiny")).is_ready
+        await client.wait_until_ready("tiny")
+        with pytest.raises(ModelNotFoundError):
+            await client.predict("huge", IMAGE)
+
+
+def test_both_clients_have_the_same_methods_with_the_same_parameters():
+    def methods(kind):
+        public = [name for name in vars(kind) if not name.startswith("_")]
+        return {name: inspect.signature(getattr(kind, name)) for name in public}
+
+    assert methods(Client) == methods(AsyncClient)
+    assert inspect.signature(Client.__init__) == inspect.signature(AsyncClient.__init__)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
+def test_no_server_is_told_within_the_deadline(url):
+    with (
+        Client(url, timeout_s=5, retries=Retries(attempts=2)) as client,
+        pytest.raises(
+            TransportError, match=r"No connection to 127.0.0.1:9.*Is the server running"
+        ) as refused,
+    ):
+        client.predict("tiny", IMAGE)
+    assert refused.value.attempts == 2
+    assert not refused.value.is_sent
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """An HTTP server that answers what a list says, one after the other."""
+
+    answers: list
+    asked = 0
+
+    def do_GET(self):
+        type(self).asked += 1
+        status, headers, body = self.answers.pop(0)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def scripted():
+    kind = type("Fresh", (Scripted,), {"answers": [], "asked": 0})
+    with HTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        kind.url = f"http://127.0.0.1:{server.server_port}"
+        yield kind
+        server.shutdown()
+        thread.join()
+
+
+OK = (200, {}, b'{"model_version_status": []}')
+
+
+def test_an_overloaded_server_is_asked_again_after_the_time_it_says(scripted):
+    scripted.answers = [(429, {"retry-after": "0"}, b'{"error": "full"}'), (503, {}, b""), OK]
+    with Client(scripted.url) as client:
+        assert client.status("m").versions == ()
+    assert scripted.asked == 3
+
+
+def test_a_retry_that_would_pass_the_deadline_is_not_made(scripted):
+    scripted.answers = [(429, {"retry-after": "60"}, b'{"error": "full"}')]
+    with Client(scripted.url, timeout_s=2) as client, pytest.raises(OverloadedError) as refused:
+        client.status("m")
+    assert refused.value.retry_after_s == 60
+    assert scripted.asked == 1
+
+
+def test_what_is_wrong_with_the_request_is_not_sent_again(scripted):
+    scripted.answers = [(400, {"x-request-id": "r1"}, b'{"error": "bad"}')]
+    with Client(scripted.url) as client, pytest.raises(InvalidInputError, match="bad") as refused:
+        client.status("m")
+    assert (refused.value.request_id, refused.value.status, scripted.asked) == ("r1", "400", 1)
+
+
+def test_retries_can_be_switched_off(scripted):
+    scripted.answers = [(503, {}, b'{"error": "loading"}')]
+    with Client(scripted.url, retries=Retries(attempts=1)) as client, pytest.raises(NotReadyError):
+        client.status("m")
+    assert scripted.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("localhost:8501", "no scheme that this client speaks"),
+        ("ftp://host", "no scheme"),
+        ("http://", "names no host"),
+        ("http://host:99999", "is not a URL"),
+        ("http://user:secret@host", "pass token="),
+        ("grpc://host/path", "gRPC has no place for"),
+    ],
+)
+def test_a_url_that_cannot_work_says_why_and_keeps_secrets(url, words):
+    with pytest.raises(UsageError, match=words) as refused:
+        parse(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_ports_have_their_usual_defaults():
+    assert parse("grpc://host").port == 8500
+    assert parse("https://host/prefix/").authority == "host:443"
+    assert parse("https://host/prefix/").prefix == "/prefix"
+    assert parse("grpc://[::1]:1").authority == "[::1]:1"
+
+
+def test_importing_the_client_is_light():
+    code = """
+import sys, time
+started = time.perf_counter()
+import serving.client
+serving.client.Client("http://localhost"); serving.client.Client("grpc://localhost")
+heavy = {"tensorflow", "keras", "openvino", "uvicorn", "starlette", "PIL", "zoo", "serving.core", "serving.app"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@served
+def test_convzoo_predict_reads_files_folders_and_standard_input(tiny_server, tmp_path):
+    from click.testing import CliRunner
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(PIXELS))
+    run = CliRunner().invoke(predict, ["tiny", str(tmp_path), "--url", tiny_server.url])
+    assert run.exit_code == 0
+    assert run.stdout.count("bee") == 2
+    piped = CliRunner().invoke(
+        predict, ["tiny", "-", "--url", tiny_server.url, "--json"], input=encoded(PIXELS)
+    )
+    assert '"label": "bee"' in piped.stdout
+    missing = CliRunner().invoke(predict, ["tiny", "nowhere.png", "--url", tiny_server.url])
+    assert isinstance(missing.exception, ImageError)
+    assert missing.exception.exit_code == 3

@@ -1,0 +1,278 @@
+"""Versions come, go and fail without a request noticing; run on a real, tiny published network."""
+
+import asyncio
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.core.batching import Batching
+from serving.core.repository import Repository
+from serving.core.servable import Servable
+from serving.core.service import Service
+from serving.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    LabelNotFoundError,
+    ModelNotFoundError,
+    NotReadyError,
+    SignatureNotFoundError,
+    VersionNotFoundError,
+)
+from serving.messages import ClassifyImagesCall, PredictCall, Target
+from tests.serving.published import logits_of, publish_tiny, softmax
+from zoo.artifact import GOLDEN, write_labels
+
+pytestmark = pytest.mark.openvino
+
+IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
+
+
+@pytest.fixture
+async def repository(tmp_path):
+    with ThreadPoolExecutor(1) as decoders:
+
+        def load(model, version, path):
+            return Servable(
+                model, version, path, engine=None, batching=Batching(), decoders=decoders
+            )
+
+        made = Repository(tmp_path, load, drain_limit_s=2.0)
+        yield made
+        await made.close()
+
+
+def states(repository, model="tiny"):
+    return {each.version: each.state.value for each in repository.status(Target(model)).versions}
+
+
+async def settled(repository, expected):
+    for _ in range(200):
+        if states(repository) == expected:
+            return
+        await asyncio.sleep(0.01)
+    assert states(repository) == expected
+
+
+async def test_the_network_answers_what_it_was_published_with(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    servable = repository.find(Target("tiny"))
+    reply = await servable.predict(PredictCall(Target("tiny"), {"image": IMAGE}))
+    np.testing.assert_allclose(reply.outputs["probabilities"], softmax(logits_of(IMAGE)), atol=1e-6)
+    assert (reply.version, reply.signature, list(reply.outputs)) == (
+        1,
+        "serving_default",
+        ["probabilities"],
+    )
+    reply = await servable.predict(PredictCall(Target("tiny"), {"image": IMAGE}, "logits"))
+    np.testing.assert_allclose(reply.outputs["logits"], logits_of(IMAGE), atol=1e-6)
+
+
+async def test_a_new_version_takes_over_and_the_old_one_goes(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    publish_tiny(tmp_path, scale=2.0)
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 2
+    await settled(repository, {2: "AVAILABLE", 1: "END"})
+
+
+async def test_no_request_fails_while_versions_change(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    service = Service(repository)
+    versions, stop = [], asyncio.Event()
+
+    async def ask():
+        while not stop.is_set():
+            reply = await service.predict(PredictCall(Target("tiny"), {"image": IMAGE}))
+            expected = softmax(logits_of(IMAGE, reply.version))
+            np.testing.assert_allclose(reply.outputs["probabilities"], expected, atol=1e-5)
+            versions.append(reply.version)
+            await asyncio.sleep(0)
+
+    async def change():
+        for scale in range(2, 8):
+            await asyncio.to_thread(publish_tiny, tmp_path, scale=float(scale))
+            await repository.refresh()
+            await asyncio.sleep(0.02)
+        stop.set()
+
+    await asyncio.gather(change(), *(ask() for _ in range(8)))
+    assert set(versions) == {1, 2, 3, 4, 5, 6, 7}
+    assert versions == sorted(versions)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "answers", "manifest", "network"])
+async def test_a_corrupt_version_is_refused_with_its_reason_and_the_old_one_serves(
+    repository, tmp_path, kind
+):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    place = publish_tiny(tmp_path, scale=2.0, golden_scale=2.1 if kind == "answers" else None)
+    if kind == "bytes":
+        (place / GOLDEN).write_bytes(b"PK" + b"\0" * 100)
+    if kind == "manifest":
+        (place / "assets.extra/convzoo/manifest.json").write_text("{")
+    if kind == "network":
+        (place / "assets.extra/convzoo/openvino/fp32.bin").unlink()
+    await repository.refresh()
+    words = {
+        "bytes": "golden.npz has",
+        "answers": "differ from Keras's by",
+        "manifest": "manifest.json of version 2 is not valid",
+        "network": "fp32.bin is missing",
+    }
+    refused = repository.status(Target("tiny", version=2)).versions[0]
+    assert refused.state.value == "END"
+    assert words[kind] in refused.error_message
+    assert repository.find(Target("tiny")).version == 1
+    await repository.refresh()  # and it is not tried again and again
+    assert repository.find(Target("tiny")).version == 1
+
+
+async def test_at_start_the_newest_version_that_works_serves(repository, tmp_path):
+    publish_tiny(tmp_path)
+    place = publish_tiny(tmp_path)
+    (place / GOLDEN).unlink()
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+    assert states(repository) == {2: "END", 1: "AVAILABLE"}
+
+
+async def test_a_version_that_is_replaced_by_a_good_one_is_tried_again(repository, tmp_path):
+    place = publish_tiny(tmp_path)
+    good = tmp_path / "tiny" / ".good"
+    shutil.copytree(place, good)
+    (place / GOLDEN).unlink()
+    await repository.refresh()
+    with pytest.raises(ModelNotFoundError, match=r"version 1: .*golden.npz is missing"):
+        repository.find(Target("tiny"))
+    shutil.rmtree(place)
+    good.rename(place)
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+
+
+async def test_labels_keep_their_versions_loaded(repository, tmp_path):
+    publish_tiny(tmp_path)
+    publish_tiny(tmp_path)
+    write_labels(tmp_path / "tiny", {"stable": 1})
+    await repository.refresh()
+    assert repository.find(Target("tiny", label="stable")).version == 1
+    assert repository.find(Target("tiny")).version == 2
+    with pytest.raises(LabelNotFoundError, match="no version label 'canary'; there are: stable"):
+        repository.find(Target("tiny", label="canary"))
+    write_labels(tmp_path / "tiny", {"stable": 2})
+    await repository.refresh()
+    await settled(repository, {2: "AVAILABLE", 1: "END"})
+
+
+async def test_what_is_not_there_is_named_with_what_is(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    with pytest.raises(ModelNotFoundError, match="No model 'huge'; this server has tiny"):
+        repository.find(Target("huge"))
+    with pytest.raises(VersionNotFoundError, match="no version 9; available: 1"):
+        repository.find(Target("tiny", version=9))
+
+
+async def test_a_base_path_that_goes_away_for_a_moment_unloads_nothing(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    tmp_path.rename(tmp_path.with_suffix(".away"))
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+    tmp_path.with_suffix(".away").rename(tmp_path)
+
+
+async def test_a_model_that_is_removed_is_unloaded(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    shutil.rmtree(tmp_path / "tiny")
+    await repository.refresh()
+    await settled(repository, {1: "END"})
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        ({"inputs": {}}, InvalidRequestError, r"Missing but required: \{image\}"),
+        ({"inputs": {"image": IMAGE, "z": IMAGE}}, InvalidRequestError, r"Sent extra: \{z\}"),
+        (
+            {"inputs": {"image": IMAGE[0]}},
+            InvalidRequestError,
+            r"shape \[2, 2, 1\]; the model takes \[N, 2, 2, 1\]",
+        ),
+        (
+            {"inputs": {"image": IMAGE.astype(float)}},
+            InvalidRequestError,
+            "type float64; the model takes float32",
+        ),
+        ({"inputs": {"image": IMAGE[:0]}}, InvalidRequestError, "The batch is empty"),
+        (
+            {"inputs": {"image": IMAGE}, "signature": "q"},
+            SignatureNotFoundError,
+            "'q'; this model has logits, serving_default",
+        ),
+        (
+            {"inputs": {"image": IMAGE}, "outputs": ("z",)},
+            InvalidRequestError,
+            "alias not found in signature: z",
+        ),
+        (
+            {"inputs": {"image": IMAGE}, "outputs": ("probabilities",) * 2},
+            InvalidRequestError,
+            "duplicate",
+        ),
+        (
+            {"inputs": {"image": IMAGE}, "deadline": 1.0},
+            DeadlineExceededError,
+            "deadline had passed",
+        ),
+    ],
+)
+async def test_a_request_that_does_not_fit_says_why_and_the_next_is_answered(
+    repository, tmp_path, call, kind, words
+):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    service = Service(repository)
+    with pytest.raises(kind, match=words):
+        await service.predict(PredictCall(Target("tiny"), **call))
+    await service.predict(PredictCall(Target("tiny"), {"image": IMAGE}))
+
+
+async def test_images_are_classified_best_first(repository, tmp_path):
+    from tests.zoo.test_preprocess import encoded
+
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    service = Service(repository)
+    pixels = np.array([[0, 255], [100, 0]], np.uint8)
+    call = ClassifyImagesCall(Target("tiny"), (encoded(pixels), encoded(pixels[::-1])), top_k=2)
+    reply = await service.classify_images(call)
+    first = softmax(logits_of(pixels[None, :, :, None].astype(np.float32) / 255))[0]
+    assert reply.results[0][0].probability == pytest.approx(first.max(), abs=1e-5)
+    assert reply.results[0][0].class_id == first.argmax()
+    with pytest.raises(InvalidRequestError, match="Image 1: These 3 bytes are no"):
+        await service.classify_images(
+            ClassifyImagesCall(Target("tiny"), (encoded(pixels), b"abc"), top_k=2)
+        )
+    with pytest.raises(InvalidRequestError, match="top_k is 0; this model has 3 classes"):
+        await service.classify_images(ClassifyImagesCall(Target("tiny"), (b"x",), top_k=0))
+
+
+async def test_a_draining_server_refuses_what_is_new(repository, tmp_path):
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    service = Service(repository)
+    assert not service.is_ready()
+    service.open()
+    assert service.is_ready()
+    service.drain()
+    assert not service.is_ready()
+    with pytest.raises(NotReadyError, match="stopping"):
+        await service.predict(PredictCall(Target("tiny"), {"image": IMAGE}))

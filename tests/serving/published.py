@@ -1,0 +1,93 @@
+"""A published version without training or TensorFlow: a tiny network written for OpenVINO alone.
+
+y = softmax(flatten(x) @ W) for images of 2x2 pixels and three labels; real enough for every part
+of the server, small enough to be made in a test.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from zoo.artifact import (
+    Architecture,
+    EngineRecord,
+    Manifest,
+    SignatureRecord,
+    TensorRecord,
+    draft_version,
+    write_golden,
+)
+from zoo.preprocess import Preprocessing, Resize, Scale
+from zoo.spec import ImageInput
+
+LABELS = ("ant", "bee", "cat")
+WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], np.float32)
+FP32 = "assets.extra/convzoo/openvino/fp32.xml"
+
+
+def logits_of(image, scale=1.0):
+    return image.reshape(len(image), 4) @ (WEIGHTS * np.float32(scale))
+
+
+def softmax(logits):
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def publish_tiny(
+    base_path: Path, model: str = "tiny", *, scale: float = 1.0, golden_scale: float | None = None
+) -> Path:
+    """Publishes the network with its weights times `scale`; another golden scale is a lie."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    image = ops.parameter([-1, 2, 2, 1], np.float32, name="image")
+    flat = ops.reshape(image, np.array([-1, 4]), special_zero=False)
+    logits = ops.matmul(flat, WEIGHTS * np.float32(scale), transpose_a=False, transpose_b=False)
+    probabilities = ops.softmax(logits, axis=1)
+    image.output(0).get_tensor().set_names({"image"})
+    logits.output(0).get_tensor().set_names({"logits"})
+    probabilities.output(0).get_tensor().set_names({"probabilities"})
+    network = ov.Model([logits, probabilities], [image], "tiny")
+
+    golden = np.random.default_rng(0).uniform(-1, 1, (8, 2, 2, 1)).astype(np.float32)
+    expected = logits_of(golden, scale if golden_scale is None else golden_scale)
+    tensor = TensorRecord(dtype="float32", shape=(-1, 3))
+    taken = {"image": TensorRecord(dtype="float32", shape=(-1, 2, 2, 1))}
+    with draft_version(base_path, model) as draft:
+        (draft.path / FP32).parent.mkdir(parents=True)
+        ov.save_model(network, draft.path / FP32, compress_to_fp16=False)
+        write_golden(
+            draft.path, {"image": golden}, {"logits": expected, "probabilities": softmax(expected)}
+        )
+        return draft.commit(
+            Manifest(
+                model=model,
+                version=1,
+                architecture=Architecture(name="tiny"),
+                preprocessing=Preprocessing(
+                    input=ImageInput(
+                        height=2, width=2, channels=1, colour="gray", value_range=(0, 1)
+                    ),
+                    pixel_steps=(Resize(height=2, width=2),),
+                    input_steps=(Scale(scale=1 / 255),),
+                ),
+                labels=LABELS,
+                signatures={
+                    "serving_default": SignatureRecord(
+                        inputs=taken, outputs={"probabilities": tensor}
+                    ),
+                    "logits": SignatureRecord(inputs=taken, outputs={"logits": tensor}),
+                },
+                engines={
+                    "openvino": EngineRecord(
+                        file=FP32,
+                        precision="fp32",
+                        outputs=("logits", "probabilities"),
+                        tolerance=1e-3,
+                        measured=0,
+                    )
+                },
+                default_engine="openvino",
+            )
+        )

@@ -1,0 +1,195 @@
+"""TensorFlow Serving's JSON: what it takes, what it refuses, in which words."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from serving.errors import InvalidRequestError, SignatureNotFoundError, UnsupportedError
+from serving.messages import PredictCall, PredictReply, Signature, Target, TensorSpec
+from serving.wire import numbers, tfs_json
+
+
+def signature(dtype="float32", shape=None, **more):
+    inputs = {"x": TensorSpec("x", dtype, shape)}
+    inputs |= {name: TensorSpec(name, kind, None) for name, kind in more.items()}
+    outputs = {"y": TensorSpec("y", "float32", None)}
+    return {"serving_default": Signature("serving_default", inputs, outputs)}
+
+
+def decode(document, signatures=None):
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return tfs_json.decode_predict_request(body, Target("m"), signatures or signature())
+
+
+def shapes():
+    return arrays.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4)
+
+
+@given(arrays.arrays(np.float32, shapes(), elements=st.floats(-1e6, 1e6, width=32)), st.booleans())
+def test_numbers_arrive_as_they_were_sent_in_both_forms(array, is_row):
+    call, found_row = decode({"instances" if is_row else "inputs": array.tolist()})
+    assert found_row == is_row
+    assert call.inputs["x"].dtype == np.float32
+    np.testing.assert_array_equal(call.inputs["x"], array)
+
+
+@given(arrays.arrays(np.float32, shapes(), elements=st.floats(width=32, allow_nan=False)))
+def test_what_our_client_sends_our_server_reads(array):
+    body = tfs_json.encode_predict_request(PredictCall(Target("m"), {"x": array}))
+    call, _ = tfs_json.decode_predict_request(body, Target("m"), signature())
+    np.testing.assert_array_equal(call.inputs["x"], array)
+    reply = PredictReply("m", 0, "serving_default", {"y": array})
+    for is_row in (True, False):
+        answer = tfs_json.encode_predict_reply(reply, is_row=is_row)
+        if not is_row:
+            found = tfs_json.decode_predict_reply(
+                answer, Target("m"), signature()["serving_default"]
+            )
+            np.testing.assert_array_equal(found.outputs["y"], array)
+
+
+RECURSIVE = st.recursive(
+    st.floats(-9, 9) | st.integers(-9, 9) | st.booleans() | st.none() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(RECURSIVE, st.sampled_from(["instances", "inputs"]))
+def test_the_fast_path_takes_only_what_the_general_reader_takes_and_reads_the_same(value, key):
+    body = json.dumps({key: value}).encode()
+    fast = numbers.read(body)
+    if fast is not None:
+        expected = np.array(value, dtype=np.float64)  # raises when it is ragged
+        np.testing.assert_array_equal(fast[2], expected)
+
+
+def test_the_fast_path_is_taken_for_the_usual_request():
+    pytest.importorskip("simdjson")
+    body = json.dumps({"signature_name": "s", "instances": [[1.5, 2], [3, 4]]}).encode()
+    key, name, array = numbers.read(body)
+    assert (key, name, array.tolist()) == ("instances", "s", [[1.5, 2], [3, 4]])
+    assert numbers.read(b'{"instances": [[1, 2], [3, 4, 5], [6]]}') is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b"   ", "JSON Parse error: The document is empty"),
+        (b"{", "JSON Parse error: .* at offset: 1"),
+        (b'{"instances": [1,}', "JSON Parse error"),
+        (b"[1]", r"JSON Value: \[1\] Is not object"),
+        (b"\xff\xfe{}", "JSON Parse error: Invalid UTF-8"),
+        (b"[" * 100_000, "nested too deep"),
+        ({}, "Missing 'inputs' or 'instances' key"),
+        ({"instances": [1], "inputs": [1]}, "only 'instances' or 'inputs'"),
+        ({"instances": []}, "No values in 'instances' array"),
+        ({"instances": {"x": 1}}, "'instances' is not a list"),
+        ({"instances": [[1, 2], [3]]}, "Encountered list at unexpected size"),
+        ({"instances": [1, [2]]}, "Encountered list at unexpected size"),
+        ({"instances": [None]}, "null Type: Null is not of expected type: float"),
+        ({"instances": [True]}, "true Type: Bool is not of expected type: float"),
+        ({"instances": ["1.5"]}, "Type: String is not of expected type: float"),
+        ({"instances": [{"x": 1, "z": 2}]}, "element: 0 of 'instances'.*keys x; found x, z"),
+        ({"instances": [{"x": 1}, 5]}, "element: 1"),
+        ({"inputs": {"z": 1}}, "Missing named input: x in 'inputs' object"),
+        ({"signature_name": 3, "inputs": 1}, "'signature_name' is not a string"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_tensorflow_servings_words(body, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        decode(body)
+
+
+def test_an_unknown_signature_names_those_that_exist():
+    with pytest.raises(SignatureNotFoundError, match="'q'; this model has serving_default"):
+        decode({"signature_name": "q", "instances": [1]})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "words"),
+    [
+        ("int32", [1.0], "1.0 Type: Number is not of expected type: int32"),
+        ("int32", [2**31], "outside -2147483648..2147483647"),
+        ("int64", [2**80], "not of expected type: int64"),
+        ("uint32", [-1], "outside 0..4294967295"),
+        ("bool", [1], "not of expected type: bool"),
+        ("bytes", [1], "Type: Number is not of expected type: string"),
+        ("bytes", [["a"], ["b", "c"]], "unexpected size: 2 at level: 1"),
+        ("bytes", ["a", ["b"]], "different depth"),
+        ("bytes", [{"b64": "!"}], "Unable to base64 decode"),
+    ],
+)
+def test_types_are_held_to_the_signature(dtype, value, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        decode({"inputs": value}, signature(dtype))
+
+
+def test_types_without_a_json_form_say_so():
+    with pytest.raises(UnsupportedError, match="float16"):
+        decode({"inputs": [1]}, signature("float16"))
+
+
+def test_all_that_tensorflow_serving_takes_is_taken():
+    assert decode({"inputs": 3.5})[0].inputs["x"].shape == ()
+    assert decode({"inputs": []})[0].inputs["x"].shape == (0,)
+    assert decode({"inputs": {"x": [1], "extra": 2}})[0].inputs["x"].tolist() == [1]
+    assert decode({"instances": [1, 2], "more": {}})[0].inputs["x"].shape == (2,)
+    assert np.isnan(decode(b'{"instances": [NaN, Infinity, -Infinity]}')[0].inputs["x"][0])
+    assert decode(b'{"instances": [1]} tail')[0].inputs["x"].tolist() == [1]
+    two = signature(z="int64")
+    call, _ = decode({"instances": [{"x": 1.5, "z": 2}, {"x": 3, "z": 4}]}, two)
+    assert call.inputs["z"].tolist() == [2, 4]
+    assert call.inputs["z"].dtype == np.int64
+    strings, _ = decode({"instances": [{"b64": "aGk"}, "text"]}, signature("bytes"))
+    assert strings.inputs["x"].tolist() == [b"hi", b"text"]
+
+
+def test_answers_have_tensorflow_servings_form():
+    one = PredictReply("m", 1, "s", {"y": np.array([[0.1, 1.0]], np.float32)})
+    assert tfs_json.encode_predict_reply(one, is_row=True) == b'{"predictions":[[0.1,1.0]]}'
+    assert tfs_json.encode_predict_reply(one, is_row=False) == b'{"outputs":[[0.1,1.0]]}'
+    both = {"a": np.array([1, 2]), "image_bytes": np.array([b"hi", b"\xff"], object)}
+    found = json.loads(tfs_json.encode_predict_reply(PredictReply("m", 1, "s", both), is_row=True))
+    assert found == {
+        "predictions": [
+            {"a": 1, "image_bytes": {"b64": "aGk="}},
+            {"a": 2, "image_bytes": {"b64": "/w=="}},
+        ]
+    }
+    not_finite = PredictReply("m", 1, "s", {"y": np.array([np.nan, np.inf, -np.inf], np.float32)})
+    assert (
+        tfs_json.encode_predict_reply(not_finite, is_row=True)
+        == b'{"predictions":[NaN,Infinity,-Infinity]}'
+    )
+
+
+def test_row_form_refuses_outputs_that_share_no_batch():
+    reply = PredictReply("m", 1, "s", {"a": np.ones(2), "b": np.ones(3)})
+    with pytest.raises(UnsupportedError, match="row form"):
+        tfs_json.encode_predict_reply(reply, is_row=True)
+
+
+def test_the_codecs_work_without_simdjson_and_orjson():
+    """The base install has neither; the client must read and write all the same."""
+    code = """
+import sys
+sys.modules["orjson"] = sys.modules["simdjson"] = None
+import numpy as np
+from serving.messages import PredictCall, Target
+from serving.wire import tfs_json
+from tests.serving.wire.test_tfs_json import signature
+array = np.array([[0.1, 2.5]], np.float32)
+body = tfs_json.encode_predict_request(PredictCall(Target("m"), {"x": array}))
+assert body == b'{"inputs":{"x":[[0.1,2.5]]}}', body
+call, _ = tfs_json.decode_predict_request(body, Target("m"), signature())
+assert call.inputs["x"].tolist() == array.tolist()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
