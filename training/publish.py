@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -168,10 +169,13 @@ def load_network(run: Run) -> keras.Model:
 
 def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, ...]]) -> None:
     """Writes a SavedModel whose signatures take `image` and give the outputs they name."""
-    archive = keras.export.ExportArchive()
-    archive.track(model)
+    module = tf.Module()
+    # Keras's own ExportArchive (3.15) writes every variable twice; a module that holds the
+    # TensorFlow variables themselves writes them once.
+    module.weights = [variable.value for variable in model.variables]
 
-    def signature(names: tuple[str, ...]) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    def signature(names: tuple[str, ...]) -> Any:
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
         def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = model(image, training=False)
             every = {"logits": logits, "probabilities": tf.nn.softmax(logits)}
@@ -180,11 +184,9 @@ def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, 
         return answer
 
     shape = (None, *model.input_shape[1:])
-    for name, outputs in signatures.items():
-        archive.add_endpoint(
-            name, signature(outputs), [tf.TensorSpec(shape, tf.float32, name="image")]
-        )
-    archive.write_out(str(place), verbose=False)
+    tf.saved_model.save(
+        module, str(place), {name: signature(outputs) for name, outputs in signatures.items()}
+    )
 
 
 def outputs_of(model: keras.Model, image_nhwc: Floats) -> dict[str, Array]:

@@ -20,9 +20,7 @@ def list_command(as_json: bool) -> None:
     table = Table()
     for column in ("name", "what", "year", "input", "classes", "parameters", "MACs"):
         is_number = column in ("year", "classes", "parameters", "MACs")
-        table.add_column(
-            column, justify="right" if is_number else "left", no_wrap=column == "name"
-        )
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=column == "name")
     for spec in SPECS:
         table.add_row(
             spec.name,
