@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from zoo.errors import UsageError
 from zoo.layers import EuclideanRBF, FanInUniform, Subsampling, TableConv2D, scaled_tanh
+from zoo.models.parts import require_size
 
 # Table I: the S2 maps that each of the 16 C3 maps sees.
 C3_TABLE = (
@@ -107,13 +107,35 @@ def lenet5_modern(
     return keras.Model(image, logits, name="lenet5_modern")
 
 
-def require_size(name: str, input_shape: tuple[int, int, int], least: int) -> None:
-    """Raises `UsageError` for an image that is too small for a network."""
-    if len(input_shape) != 3 or min(input_shape[:2]) < least:
-        raise UsageError(
-            f"{name} takes images [height, width, channels] of at least {least}x{least}; "
-            f"found {list(input_shape)}."
-        )
+def lenet_caffe(
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    num_classes: int = 10,
+    *,
+    include_top: bool = True,
+) -> keras.Model:
+    """Caffe's `lenet` example [jia2014]: 431,080 parameters; related to LeNet-5 by name.
+
+    Kernels start as Xavier's (Glorot's) uniform, biases at 0, as in the published settings.
+
+    Args:
+        input_shape: At least 16 high and wide; pixels in 0..1.
+        num_classes: Size of the output.
+        include_top: False ends at pool2.
+
+    Returns:
+        A model from images [N, 28, 28, 1] to logits [N, num_classes].
+    """
+    require_size("lenet_caffe", input_shape, 16)
+    image = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(20, 5, name="conv1")(image)
+    x = layers.MaxPooling2D(2, name="pool1")(x)
+    x = layers.Conv2D(50, 5, name="conv2")(x)
+    x = layers.MaxPooling2D(2, name="pool2")(x)
+    if include_top:
+        x = layers.Flatten(name="flatten")(x)
+        x = layers.Dense(500, activation="relu", name="fc1")(x)
+        x = layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(image, x, name="lenet_caffe")
 
 
 def _conv(x: keras.KerasTensor, filters: int, fan_in: int, name: str) -> keras.KerasTensor:

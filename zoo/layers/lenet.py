@@ -1,4 +1,4 @@
-"""The layers the papers need and Keras lacks, in Keras 3 ops: they run on every backend.
+"""LeNet-5's own layers [lecun1998].
 
 Array names: n image, h row, w column, c channel, k class.
 """

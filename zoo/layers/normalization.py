@@ -1,0 +1,81 @@
+"""Local response normalisation, in the three conventions that public weights were trained with."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+Convention = Literal["paper", "cuda-convnet2", "caffe"]
+
+# Convention -> (k, whether alpha is divided by the window's size). The paper's text has k = 2 and
+# does not divide; the author's released code divides; Caffe divides too and defaults to k = 1.
+CONVENTIONS: dict[str, tuple[float, bool]] = {
+    "paper": (2.0, False),
+    "cuda-convnet2": (2.0, True),
+    "caffe": (1.0, True),
+}
+
+
+@keras.saving.register_keras_serializable(package="convzoo")
+class LocalResponseNormalization(keras.layers.Layer):
+    """b_c = a_c / (k + alpha sum a_j^2)^beta, the sum over `size` neighbouring channels.
+
+    [krizhevsky2012, section 3.3]. Inputs and outputs [N, H, W, C]; no parameters. The window is
+    centred on c and cut off at the first and last channel.
+
+    Args:
+        convention: "paper" as the text says; "cuda-convnet2" and "caffe" as the code divides
+            alpha by `size`, the latter with k = 1.
+        size: n, the channels of the window; odd.
+        alpha: The paper's 1e-4.
+        beta: The paper's 0.75.
+        k: In place of the convention's.
+    """
+
+    def __init__(
+        self,
+        convention: Convention = "paper",
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if convention not in CONVENTIONS:
+            known = ", ".join(CONVENTIONS)
+            raise ValueError(f"No LRN convention {convention!r}; there are {known}.")
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"The window's size is odd and at least 1; found {size}.")
+        self.convention = convention
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = CONVENTIONS[convention][0] if k is None else k
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] -> [N, H, W, C]."""
+        half = self.size // 2
+        channels = inputs.shape[-1]
+        squares = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (half, half)))
+        total = squares[..., :channels]
+        for place in range(1, self.size):
+            total = total + squares[..., place : place + channels]
+        alpha = self.alpha / self.size if CONVENTIONS[self.convention][1] else self.alpha
+        return inputs / ops.power(self.k + alpha * total, self.beta)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """The input's."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """What rebuilds this layer."""
+        return {
+            **super().get_config(),
+            "convention": self.convention,
+            "size": self.size,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "k": self.k,
+        }
