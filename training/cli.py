@@ -100,7 +100,7 @@ def publish(
 
     found = Run(run)
     found.require_complete()
-    from training.quiet import import_tensorflow
+    from zoo.quiet import import_tensorflow
 
     import_tensorflow()
     from training.publish import publish as publish_run

@@ -36,6 +36,7 @@ from training.recipe import (
 from training.run import Epoch, Run
 from zoo.artifact import write_atomically
 from zoo.errors import DataError, InterruptedRunError
+from zoo.models.googlenet import AUXILIARY_WEIGHT
 from zoo.preprocess import Floats, Preprocessing
 
 # Steps between two looks at the clock, the signals and the progress bar.
@@ -89,7 +90,7 @@ class Loop:
         self._optimizer = make_optimizer(recipe.optimizer, recipe.schedule, steps, recipe.epochs)
         self._optimizer.build(model.trainable_variables)
         self._train_steps = tf.function(self._train_steps_in_graph)
-        self._logits = tf.function(lambda images: model(images, training=False))
+        self._logits = tf.function(lambda images: _main(model(images, training=False))[0])
 
     # --- one step
 
@@ -101,9 +102,11 @@ class Loop:
         for _ in tf.range(number):
             images, class_ids = next(iterator)
             with tf.GradientTape() as tape:
-                logits = self.model(images, training=True)
+                logits, others = _main(self.model(images, training=True))
                 loss = self._loss(class_ids, logits)
                 total = loss + tf.add_n(self.model.losses) if self.model.losses else loss
+                for other in others:
+                    total += AUXILIARY_WEIGHT * self._loss(class_ids, other)
             variables = self.model.trainable_variables
             self._optimizer.apply(tape.gradient(total, variables), variables)
             count = tf.shape(class_ids, tf.int64)[0]
@@ -252,6 +255,13 @@ class Loop:
                 variable.assign(file[f"{index:04d}"])
             epoch, images, right, loss_sum = file["place"]
         return Place(int(epoch), int(images), int(right), float(loss_sum))
+
+
+def _main(outputs: Any) -> tuple[Any, list[Any]]:
+    """A network's logits, and those of its auxiliary classifiers."""
+    if not isinstance(outputs, dict):
+        return outputs, []
+    return outputs["logits"], [each for name, each in outputs.items() if name != "logits"]
 
 
 @dataclass(slots=True)

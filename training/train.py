@@ -69,7 +69,7 @@ def train(
         dataset.labels,
     )
 
-    from training.quiet import import_tensorflow
+    from zoo.quiet import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -8,6 +8,7 @@ the input, along the widest path.
 import math
 from typing import Any
 
+from zoo.errors import UsageError
 from zoo.frozen import Frozen
 
 
@@ -56,11 +57,43 @@ class Anatomy(Frozen):
         """Multiply-accumulates of one image."""
         return sum(layer.macs for layer in self.layers)
 
+    @property
+    def dense_share(self) -> float:
+        """The share of the trainable parameters that lies in dense layers, 0..1."""
+        dense = sum(layer.parameters for layer in self.layers if layer.kind == "Dense")
+        return dense / self.parameters if self.parameters else 0.0
+
     def __getitem__(self, name: str) -> LayerAnatomy:
         return next(layer for layer in self.layers if layer.name == name)
 
 
-def dissect(model: Any) -> Anatomy:
+def output_size(size: int, kernel: int, padding: int, stride: int) -> int:
+    """Places of a convolution or pool along one side: (size + 2 padding - kernel) / stride + 1.
+
+    Raises:
+        UsageError: the window does not fit, or the result is no whole number; says what does.
+    """
+    if min(size, kernel, stride) < 1 or padding < 0:
+        raise UsageError(
+            f"Size {size}, kernel {kernel} and stride {stride} are at least 1, padding {padding} "
+            "at least 0."
+        )
+    room = size + 2 * padding - kernel
+    if room < 0:
+        raise UsageError(
+            f"A kernel of {kernel} does not fit into {size} pixels padded by {padding} on both "
+            f"sides ({size + 2 * padding})."
+        )
+    if room % stride:
+        raise UsageError(
+            f"({size} + 2*{padding} - {kernel}) / {stride} + 1 = {room / stride + 1:g} is no whole "
+            f"number: rounded down {room // stride + 1} places leave {room % stride} pixels unseen, "
+            f"rounded up {room // stride + 2} places need {stride - room % stride} more pixels."
+        )
+    return room // stride + 1
+
+
+def describe(model: Any) -> Anatomy:
     """Reads a built, functional Keras model."""
     fields: dict[str, tuple[int, int]] = {}
     layers = []

@@ -1,8 +1,16 @@
-"""`convzoo list` and `convzoo show`: what is known of the networks. Nothing heavy is imported."""
+"""`convzoo list` and `convzoo show`: what is known of the networks.
+
+`list` imports nothing heavy; `show` builds the network, and needs Keras for it.
+"""
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from zoo.spec import PublishedError
 
 
 @click.command(name="list")
@@ -14,52 +22,113 @@ def list_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([spec.model_dump(mode="json") for spec in SPECS]))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in ("name", "what", "year", "input", "classes", "parameters", "MACs"):
-        is_number = column in ("year", "classes", "parameters", "MACs")
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=column == "name")
+    # Plain columns that fit 80 characters: a table that wraps cannot be searched.
+    row = "{:<20} {:<4} {:<14} {:<9} {:>8} {:>7} {:>9}".format
+    click.echo(row("name", "year", "paper", "input", "params", "MACs", "error"))
     for spec in SPECS:
-        table.add_row(
-            spec.name,
-            spec.title,
-            str(spec.year),
-            "x".join(map(str, spec.input.shape)),
-            f"{spec.num_classes:,}",
-            f"{spec.parameters:,}",
-            f"{spec.macs:,}",
+        errors = "/".join(
+            "-" if each is None else f"{each:.1f}"
+            for error in spec.errors[:1]
+            for each in (error.top1, error.top5)
         )
-    Console().print(table)
+        size = "x".join(map(str, spec.input.shape))
+        click.echo(
+            row(
+                spec.name,
+                spec.year,
+                spec.paper,
+                size,
+                short(spec.parameters),
+                short(spec.macs),
+                errors,
+            ).rstrip()
+        )
+    click.echo("error: top-1/top-5 as published, per cent")
 
 
 @click.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
-def show(name: str, as_json: bool) -> None:
-    """What is known of the network NAME: its paper, its figures, its published errors."""
-    from zoo.catalog import describe
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it there too.")
+def show(name: str, as_json: bool, png: Path | None) -> None:
+    """The network NAME, layer by layer: sizes, parameters, MACs, receptive fields."""
+    import os
+
+    from zoo.catalog import create, describe
 
     spec = describe(name)
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        from zoo.quiet import import_tensorflow
+
+        import_tensorflow()
+    from zoo import anatomy as anatomies
+
+    anatomy = anatomies.describe(create(name))
+    if png is not None:
+        from zoo.picture import draw
+
+        draw(anatomy, spec.title, png)
     if as_json:
-        click.echo(spec.model_dump_json())
+        totals = {
+            "parameters": anatomy.parameters,
+            "fixed": anatomy.fixed,
+            "macs": anatomy.macs,
+            "dense_share": anatomy.dense_share,
+        }
+        layers = [layer.model_dump(mode="json") for layer in anatomy.layers]
+        click.echo(json.dumps({**spec.model_dump(mode="json"), "totals": totals, "layers": layers}))
         return
-    click.echo(f"{spec.title} ({spec.name}), {spec.year} [{spec.paper}]")
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     low, high = spec.input.value_range
-    click.echo(
-        f"input       {' x '.join(map(str, spec.input.shape))} {spec.input.colour}, "
-        f"{low:g} to {high:g}"
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{spec.title}, {spec.year} [{spec.paper}]",
+        caption=f"input {spec.input.colour}, {low:g} to {high:g}",
     )
-    click.echo(f"classes     {spec.num_classes:,}")
-    click.echo(f"parameters  {spec.parameters:,} trainable")
-    click.echo(f"MACs        {spec.macs:,} an image")
+    for column in ("layer", "kind", "output", "parameters", "MACs", "field", "stride"):
+        is_text = column in ("layer", "kind")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+    for layer in anatomy.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.output_shape)),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            short(layer.macs) if layer.macs else "",
+            f"{layer.receptive_field}",
+            f"{layer.stride}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{anatomy.parameters:,} trainable parameters ({anatomy.dense_share:.0%} of them in dense "
+        f"layers), {anatomy.fixed:,} fixed, {anatomy.macs:,} MACs an image",
+        highlight=False,
+    )
     for error in spec.errors:
-        figures = [
-            f"{name} {value:g} %"
-            for name, value in (("top-1", error.top1), ("top-5", error.top5))
-            if value is not None
-        ]
-        click.echo(f"error       {', '.join(figures)}: {error.data}, {error.source}")
+        console.print(
+            f"published error {_error(error)}: {error.data}, {error.source}", markup=False
+        )
     if spec.note:
-        click.echo(spec.note)
+        console.print(spec.note, markup=False)
+
+
+def short(number: int) -> str:
+    """A count in at most four digits with its unit: 724_406_816 is "724.4 M"."""
+    for unit, size in (("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
+        if number >= size:
+            return (
+                f"{number / size:.1f} {unit}"
+                if number < 1000 * size
+                else f"{number / size:.0f} {unit}"
+            )
+    return str(number)
+
+
+def _error(error: "PublishedError") -> str:
+    figures = (("top-1", error.top1), ("top-5", error.top5))
+    return ", ".join(f"{name} {value:g} %" for name, value in figures if value is not None)

@@ -1,0 +1,100 @@
+"""Writes docs/networks.md from the catalog; `python scripts/networks.py --check` compares only."""
+
+import re
+import sys
+from pathlib import Path
+
+from zoo.catalog import SPECS
+from zoo.cli import short
+from zoo.weights.public import PUBLIC
+
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
+
+# Which of the four ships this very form. Read from their sources: keras.applications 3.15,
+# keras-hub at 71453d0, timm 1.0.29-dev, torchvision 0.28. "" is no, else what it ships.
+OTHERS = {
+    "alexnet_owt": ("", "", "", "yes"),
+    "vgg11": ("", "yes", "yes", "yes"),
+    "vgg13": ("", "yes", "yes", "yes"),
+    "vgg16": ("no dropout", "yes", "yes", "yes"),
+    "vgg19": ("no dropout", "yes", "yes", "yes"),
+    "vgg11_bn": ("", "", "yes", "yes"),
+    "vgg13_bn": ("", "", "yes", "yes"),
+    "vgg16_bn": ("", "", "yes", "yes"),
+    "vgg19_bn": ("", "", "yes", "yes"),
+    "googlenet_bn": ("", "", "", "yes"),
+    "resnet18": ("", "yes", "v1.5", "v1.5"),
+    "resnet34": ("", "yes", "v1.5", "v1.5"),
+    "resnet50": ("with biases", "yes", "v1.5", "v1.5"),
+    "resnet101": ("with biases", "yes", "v1.5", "v1.5"),
+    "resnet152": ("with biases", "yes", "v1.5", "v1.5"),
+    "resnet50_v1_5": ("", "", "yes", "yes"),
+    "resnet101_v1_5": ("", "", "yes", "yes"),
+    "resnet152_v1_5": ("", "", "yes", "yes"),
+    "densenet121": ("yes", "yes", "yes", "yes"),
+    "densenet169": ("yes", "yes", "yes", "yes"),
+    "densenet201": ("yes", "yes", "yes", "yes"),
+    "densenet161": ("", "", "yes", "yes"),
+}
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# The networks",
+        "",
+        "Written by `scripts/networks.py` from the catalog; `make check` compares. Every figure is",
+        "held against the built network by `tests/conformance/test_zoo.py`.",
+        "",
+        "Parameters are trainable ones. MACs are multiply-accumulates of one image in convolutions",
+        "and dense layers. Errors are top-1/top-5 in per cent, as published. The last four columns",
+        "say who else ships this very form.",
+        "",
+        "| name | year | paper | input | parameters | MACs | error | keras.applications | keras-hub | timm | torchvision |",
+        "|---|---|---|---|---:|---:|---|---|---|---|---|",
+    ]
+    for spec in SPECS:
+        error = "; ".join(
+            f"{'/'.join('-' if each is None else f'{each:g}' for each in (e.top1, e.top5))} ({e.data})"
+            for e in spec.errors
+        )
+        others = OTHERS.get(spec.name, ("", "", "", ""))
+        cells = (
+            f"`{spec.name}`",
+            str(spec.year),
+            f"[{spec.paper}](references.bib)",
+            "x".join(map(str, spec.input.shape)),
+            f"{spec.parameters:,}",
+            short(spec.macs),
+            error,
+            *others,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "## Notes", ""]
+    lines += [f"- `{spec.name}`: {spec.note}" for spec in SPECS if spec.note]
+    lines += [
+        "",
+        "## Public weights",
+        "",
+        "`zoo.weights.fetch(name)` downloads when asked, verifies and keeps; `zoo.weights.load(model, path)` reads.",
+        "",
+        "| name | top-1 error | what the network must be given | licence |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{each.name}` | {'' if each.top1_error is None else f'{each.top1_error:g}'} | "
+        f"{each.preprocessing} | {each.licence} |"
+        for each in PUBLIC.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def papers() -> set[str]:
+    """The keys in references.bib."""
+    return set(re.findall(r"@\w+\{(\w+),", PAGE.with_name("references.bib").read_text("utf-8")))
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if PAGE.read_text(encoding="utf-8") == page() else f"{PAGE} is out of date")
+    PAGE.write_text(page(), encoding="utf-8")

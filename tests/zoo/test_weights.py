@@ -1,0 +1,407 @@
+"""Weights of others in our networks: files are written here, answers are worked out elsewhere."""
+
+import hashlib
+import io
+import pickle  # noqa: TID251 - to write what torch writes
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo.errors import DataError, UsageError
+from zoo.weights.public import PUBLIC, fetch
+from zoo.weights.readers import read
+from zoo.weights.torch_file import read_torch
+
+RNG = np.random.default_rng(7)
+
+
+def draw(shape, fan_in=None):
+    scale = np.sqrt(2 / (fan_in or np.prod(shape[1:]) or 1))
+    return (RNG.normal(size=shape) * scale).astype(np.float32)
+
+
+# --- files, as each library writes them ----------------------------------------------------------
+
+
+def write_caffemodel(path, layers, *, old=False):
+    """NetParameter with layers of the second format, or of the first, whose blobs have four sizes."""
+    from zoo.weights.caffemodel import net_parameter
+
+    net = net_parameter()()
+    for name, arrays in layers.items():
+        layer = (net.layers if old else net.layer).add()
+        layer.name = name
+        for array in arrays:
+            blob = layer.blobs.add()
+            blob.data.extend(array.ravel().tolist())
+            if old:
+                shape = (1,) * (4 - array.ndim) + array.shape
+                blob.num, blob.channels, blob.height, blob.width = shape
+            else:
+                blob.shape.dim.extend(array.shape)
+    path.write_bytes(net.SerializeToString())
+
+
+def write_torch(path, tensors, *, evil=None):
+    """A zip with data.pkl and data/N, as torch.save writes a state dict; `evil` is put in its place."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+
+    def rebuild(*_):
+        raise AssertionError
+
+    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = (
+        "torch._utils",
+        "_rebuild_tensor_v2",
+        "_rebuild_tensor_v2",
+    )
+    utils._rebuild_tensor_v2 = rebuild
+
+    class Storage:
+        def __init__(self, key, size):
+            self.key, self.size = key, size
+
+    class Tensor:
+        def __init__(self, key, array):
+            self.key, self.array = key, array
+
+        def __reduce__(self):
+            strides = tuple(step // 4 for step in self.array.strides)
+            storage = Storage(self.key, self.array.size)
+            return rebuild, (storage, 0, self.array.shape, strides, False, {})
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if isinstance(value, Storage):
+                return ("storage", torch.FloatStorage, value.key, "cpu", value.size)
+            return None
+
+    before = {name: sys.modules.get(name) for name in ("torch", "torch._utils")}
+    sys.modules |= {"torch": torch, "torch._utils": utils}
+    try:
+        buffer = io.BytesIO()
+        state = {
+            name: Tensor(str(index), array) for index, (name, array) in enumerate(tensors.items())
+        }
+        Pickler(buffer, protocol=2).dump(evil if evil is not None else state)
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", buffer.getvalue())
+        for index, array in enumerate(tensors.values()):
+            archive.writestr(f"archive/data/{index}", np.ascontiguousarray(array).tobytes())
+
+
+def write_keras_h5(path, model):
+    """The layout of keras.applications' files: layer_names, weight_names, arrays."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.get_weights(), strict=True):
+                group.create_dataset(name, data=weight)
+
+
+def torch_state(model, network):
+    """A state dict with torchvision's names and shapes for one of our networks."""
+    from zoo.weights.names import rule
+
+    rename, state = rule(network, "torch"), {}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        name, kernel = rename(layer.name), layer.weights[0].shape
+        if type(layer).__name__ == "BatchNormalization":
+            for part, low, high in (
+                ("weight", 0.5, 1.5),
+                ("bias", -0.5, 0.5),
+                ("running_mean", -0.5, 0.5),
+                ("running_var", 0.5, 1.5),
+            ):
+                state[f"{name}.{part}"] = RNG.uniform(low, high, kernel).astype(np.float32)
+            continue
+        shape = (kernel[3], kernel[2], *kernel[:2]) if len(kernel) == 4 else kernel[::-1]
+        state[f"{name}.weight"] = draw(tuple(shape))
+        if len(layer.weights) > 1:
+            state[f"{name}.bias"] = draw((shape[0],), 100)
+    return state
+
+
+def agree(found, expected, most=1e-4):
+    assert (
+        np.abs(np.asarray(found) - np.asarray(expected)).max() < most * np.asarray(expected).std()
+    )
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def test_a_torch_file_is_read_without_torch(tmp_path):
+    tensors = {
+        "a.weight": draw((3, 4)),
+        "b": draw((2, 3, 4, 5)).transpose(0, 2, 1, 3),
+        "c": draw((7,)),
+    }
+    tensors["b"] = np.ascontiguousarray(tensors["b"])
+    write_torch(tmp_path / "x.pth", tensors)
+    found = read_torch(tmp_path / "x.pth")
+    assert set(found) == set(tensors)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_nothing_in_a_torch_file_is_executed(tmp_path, capsys):
+    write_torch(tmp_path / "x.pth", {}, evil=Evil())
+    with pytest.raises(DataError, match=r"asks to call .*print"):
+        read_torch(tmp_path / "x.pth")
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".caffemodel", ".h5", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04" + b"\0" * 40])
+def test_a_file_that_is_not_what_its_suffix_says_is_named(tmp_path, suffix, content):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"x{suffix}"):
+        read(path)
+
+
+def test_what_cannot_be_read_names_what_can(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\.h5, \.safetensors, \.pth"):
+        read(tmp_path / "x.onnx")
+    with pytest.raises(DataError, match="There is no file"):
+        read(tmp_path / "gone.h5")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_caffemodel_is_read_in_both_of_its_formats(tmp_path, old):
+    kernel, bias = draw((4, 3, 2, 2)), draw((4,), 1)
+    write_caffemodel(tmp_path / "x.caffemodel", {"conv1": [kernel, bias]}, old=old)
+    arrays, dialect = read(tmp_path / "x.caffemodel")
+    assert dialect == "caffe"
+    np.testing.assert_array_equal(arrays["conv1/0"], kernel)
+    np.testing.assert_array_equal(arrays["conv1/1"].ravel(), bias)
+
+
+# --- loading, held against independent definitions -----------------------------------------------
+
+
+@pytest.mark.tensorflow
+@pytest.mark.jax
+@pytest.mark.parametrize("old", [False, True])
+def test_bvlc_alexnet_answers_as_caffe_defines_it(tmp_path, old):
+    from tests.zoo import reference
+
+    shapes = {
+        "conv1": (96, 3, 11, 11),
+        "conv2": (256, 48, 5, 5),
+        "conv3": (384, 256, 3, 3),
+        "conv4": (384, 192, 3, 3),
+        "conv5": (256, 192, 3, 3),
+        "fc6": (4096, 256 * 2 * 2),
+        "fc7": (4096, 4096),
+        "fc8": (10, 4096),
+    }
+    layers = {name: [draw(shape), draw(shape[:1], 100)] for name, shape in shapes.items()}
+    write_caffemodel(tmp_path / "x.caffemodel", layers, old=old)
+    model = zoo.create("alexnet", input_shape=(99, 99, 3), num_classes=10, lrn="caffe")
+    zoo_weights().load(model, tmp_path / "x.caffemodel")
+    x = RNG.normal(size=(2, 3, 99, 99)).astype(np.float32) * 50
+    w = {f"{name}/{i}": array for name, arrays in layers.items() for i, array in enumerate(arrays)}
+    agree(model(x.transpose(0, 2, 3, 1), training=False), reference.caffe_alexnet(w, x))
+
+
+def zoo_weights():
+    import zoo.weights
+
+    return zoo.weights
+
+
+@pytest.mark.tensorflow
+@pytest.mark.jax
+def test_bvlc_googlenet_answers_as_caffe_defines_it(tmp_path):
+    from tests.zoo import reference
+    from zoo.weights.names import rule
+
+    model = zoo.create("googlenet", input_shape=(97, 97, 3), num_classes=10)
+    rename, layers = rule("googlenet", "caffe"), {}
+    for layer in model.layers:
+        if layer.weights:
+            kernel = layer.weights[0].shape
+            shape = (kernel[3], kernel[2], *kernel[:2]) if len(kernel) == 4 else kernel[::-1]
+            layers[rename(layer.name)] = [draw(tuple(shape)), draw(tuple(shape[:1]), 100)]
+    assert {"conv1/7x7_s2", "inception_4c/5x5_reduce", "inception_5b/pool_proj"} <= set(layers)
+    assert len(layers) == 58  # 57 convolutions and one dense layer
+    write_caffemodel(tmp_path / "x.caffemodel", layers)
+    zoo_weights().load(model, tmp_path / "x.caffemodel")
+    x = RNG.normal(size=(2, 3, 97, 97)).astype(np.float32) * 10
+    w = {f"{name}/{i}": array for name, arrays in layers.items() for i, array in enumerate(arrays)}
+    agree(model(x.transpose(0, 2, 3, 1), training=False), reference.caffe_googlenet(w, x))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.jax
+@pytest.mark.parametrize(
+    ("network", "definition", "size", "tensors"),
+    [
+        ("alexnet_owt", "torch_alexnet", 95, 16),
+        ("vgg11_bn", "torch_vgg11_bn", 64, 54),
+        ("googlenet_bn", "torch_googlenet", 97, 287),
+        ("resnet50_v1_5", "torch_resnet50", 65, 267),
+        ("densenet121", "torch_densenet121", 65, 606),
+    ],
+)
+def test_torchvisions_weights_answer_as_torchvision_defines_them(
+    tmp_path, network, definition, size, tensors
+):
+    from safetensors.numpy import save_file
+
+    from tests.zoo import reference
+
+    model = zoo.create(network, input_shape=(size, size, 3), num_classes=10)
+    state = torch_state(model, network)
+    assert len(state) == tensors
+    write_torch(tmp_path / "x.pth", state)
+    save_file(state, tmp_path / "x.safetensors")
+    x = RNG.normal(size=(2, 3, size, size)).astype(np.float32)
+    expected = getattr(reference, definition)(state, x)
+    for name in ("x.pth", "x.safetensors"):
+        zoo_weights().load(model, tmp_path / name)
+        agree(model(x.transpose(0, 2, 3, 1), training=False), expected)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "theirs", "options"),
+    [
+        ("vgg16", "VGG16", {}),
+        ("vgg19", "VGG19", {}),
+        ("resnet50", "ResNet50", {"use_bias": True, "epsilon": 1.001e-5, "pool": "pad"}),
+        ("resnet101", "ResNet101", {"use_bias": True, "epsilon": 1.001e-5, "pool": "pad"}),
+        ("densenet121", "DenseNet121", {"epsilon": 1.001e-5}),
+        ("densenet201", "DenseNet201", {"epsilon": 1.001e-5}),
+    ],
+)
+def test_keras_applications_networks_answer_the_same(tmp_path, network, theirs, options):
+    import keras
+
+    from zoo.catalog import CATALOG
+    from zoo.models import densenet, resnet, vgg
+
+    reference = getattr(keras.applications, theirs)(
+        weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+    )
+    for layer in reference.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            low = [0.5, -0.5, -0.5, 0.5]
+            layer.set_weights(
+                [
+                    RNG.uniform(a, a + 1, w.shape)
+                    for a, w in zip(low, layer.get_weights(), strict=True)
+                ]
+            )
+    write_keras_h5(tmp_path / "x.h5", reference)
+    builder = {"vgg": vgg.vgg, "resnet": resnet.resnet, "densenet": densenet.densenet}
+    family = network.rstrip("0123456789")
+    settings = {**CATALOG[network].options, **options}
+    model = builder[family](input_shape=(64, 64, 3), num_classes=10, **settings)
+    zoo_weights().load(model, tmp_path / "x.h5")
+    x = RNG.normal(size=(2, 64, 64, 3)).astype(np.float32)
+    agree(model(x, training=False), reference(x, training=False), 1e-3)
+    keras.backend.clear_session()
+
+
+@pytest.mark.tensorflow
+def test_what_does_not_fit_is_named_with_both_shapes_and_nothing_is_changed(tmp_path):
+    model = zoo.create("alexnet_owt", input_shape=(63, 63, 3), num_classes=10)
+    state = torch_state(model, "alexnet_owt")
+    state["classifier.6.weight"] = draw((1000, 4096))
+    del state["features.3.weight"], state["features.3.bias"]
+    write_torch(tmp_path / "x.pth", state)
+    before = model.get_weights()
+    with pytest.raises(DataError) as refused:
+        zoo_weights().load(model, tmp_path / "x.pth")
+    assert "2 layers differ" in str(refused.value)
+    assert "conv2: the file has no features.3" in str(refused.value)
+    assert "logits takes [4096, 10] [10]; classifier.6 in the file has [4096, 1000] [10]" in str(
+        refused.value
+    )
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.tensorflow
+def test_a_network_nobody_publishes_says_so(tmp_path):
+    write_torch(tmp_path / "x.pth", {"a": draw((2, 2))})
+    with pytest.raises(UsageError, match=r"No rule for weights of 'lenet5 \(torch\)'"):
+        zoo_weights().load(zoo.create("lenet5"), tmp_path / "x.pth")
+
+
+# --- fetching -----------------------------------------------------------------------------------
+
+
+def test_every_public_file_names_a_network_of_the_catalog_with_its_licence():
+    from zoo.catalog import CATALOG
+
+    assert "alexnet/caffe" in PUBLIC
+    for weights in PUBLIC.values():
+        assert weights.network in CATALOG
+        assert weights.licence
+        assert weights.preprocessing
+        assert len(weights.digest) in (8, 32, 40)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A place that holds one file under the name of public weights, and its true hash."""
+    content = bytes(range(256)) * 100
+    (tmp_path / "mirror.h5").write_bytes(content)
+    true = PUBLIC["vgg16/keras"].model_copy(
+        update={"digest": hashlib.md5(content, usedforsecurity=False).hexdigest()}
+    )
+    monkeypatch.setattr("zoo.weights.public.PUBLIC", {"vgg16/keras": true})
+    return (tmp_path / "mirror.h5").as_uri(), content
+
+
+def test_a_file_is_fetched_once_verified_and_kept(mirror, tmp_path):
+    url, content = mirror
+    place = fetch("vgg16/keras", folder=tmp_path / "cache", url=url)
+    assert place.read_bytes() == content
+    again = fetch("vgg16/keras", folder=tmp_path / "cache", url="file:///nowhere", offline=True)
+    assert again == place
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [place.name]
+
+
+def test_a_file_with_another_hash_is_not_kept(tmp_path):
+    (tmp_path / "wrong").write_bytes(b"wrong")
+    with pytest.raises(DataError, match="expected 64373286"):
+        fetch("vgg16/keras", folder=tmp_path / "cache", url=(tmp_path / "wrong").as_uri())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_offline_and_unreachable_say_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="--offline"):
+        fetch("vgg16/keras", folder=tmp_path, offline=True)
+    with pytest.raises(DataError, match=r"pass its path to zoo\.weights\.load"):
+        fetch("vgg16/keras", folder=tmp_path, url="file:///nowhere")
+    with pytest.raises(UsageError, match=r"'vgg61/keras'\. Did you mean .*'vgg16/keras'"):
+        fetch("vgg61/keras", folder=tmp_path)

@@ -1,0 +1,74 @@
+"""Files of weights as arrays by name, whatever their format."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import DataError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def read_h5(path: Path) -> Arrays:
+    """Keras's h5 weights: "<layer>/<place>", e.g. "block1_conv1/0"."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)
+            names = [_text(name) for name in root.attrs["layer_names"]]
+            return {
+                f"{name}/{place}": np.asarray(root[name][_text(weight)])
+                for name in names
+                for place, weight in enumerate(root[name].attrs["weight_names"])
+            }
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path} is no h5 file of Keras weights: {error}") from error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def read_safetensors(path: Path) -> Arrays:
+    """safetensors: the names as they stand."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from error
+
+
+def read(path: Path) -> tuple[Arrays, str]:
+    """Reads a file by its suffix.
+
+    Returns:
+        The arrays, and the dialect of their names: "keras", "torch" or "caffe".
+
+    Raises:
+        DataError: no such file, an unknown suffix, or a file that is not what its suffix says.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    match path.suffix:
+        case ".h5":
+            return read_h5(path), "keras"
+        case ".safetensors":
+            return read_safetensors(path), "torch"
+        case ".pth" | ".pt" | ".bin":
+            from zoo.weights.torch_file import read_torch
+
+            return read_torch(path), "torch"
+        case ".caffemodel":
+            from zoo.weights.caffemodel import read_caffemodel
+
+            return dict(read_caffemodel(path)), "caffe"
+        case suffix:
+            raise DataError(
+                f"{path.name} ends in {suffix or 'nothing'}; .h5, .safetensors, .pth, .pt and "
+                ".caffemodel can be read."
+            )
