@@ -63,28 +63,48 @@ def _vgg(
     )
 
 
+# Form -> (suffix of the name and title, options, input, note).
+_RESNET_FORMS: dict[str, tuple[str, str, dict[str, object], ImageInput, str]] = {
+    "v1": ("", "", {"version": "v1", "pool": "ceil"}, IMAGENET_BGR, ""),
+    "v1.5": (
+        "_v1_5",
+        " v1.5",
+        {"version": "v1.5", "pool": "pad"},
+        STANDARDISED,
+        "torchvision's form: strides in the 3x3, padded pool.",
+    ),
+    "keras": (
+        "_keras",
+        ", keras.applications' form",
+        {"version": "v1", "pool": "pad", "use_bias": True, "epsilon": 1.001e-5},
+        IMAGENET_BGR,
+        "keras.applications' form: biases in the convolutions, padded pool.",
+    ),
+}
+
+
 def _resnet(
     depth: int,
-    version: str,
+    form: str,
     parameters: int,
     macs: int,
     errors: tuple[PublishedError, ...] = (),
 ) -> ModelSpec:
-    name = f"resnet{depth}" + ("" if version == "v1" else "_v1_5")
-    pool = "ceil" if version == "v1" else "pad"
+    suffix, words, options, image, note = _RESNET_FORMS[form]
+    name = f"resnet{depth}{suffix}"
     return ModelSpec(
         name=name,
-        title=f"ResNet-{depth}" + ("" if version == "v1" else " v1.5"),
+        title=f"ResNet-{depth}{words}",
         year=2015,
         paper="he2016",
         builder="zoo.models.resnet:resnet",
-        options={"depth": depth, "version": version, "pool": pool, "name": name},
-        input=IMAGENET_BGR if version == "v1" else STANDARDISED,
+        options={"depth": depth, "name": name, **options},
+        input=image,
         num_classes=1000,
         parameters=parameters,
         macs=macs,
         errors=errors,
-        note="" if version == "v1" else "torchvision's form: strides in the 3x3, padded pool.",
+        note=note,
     )
 
 
@@ -392,6 +412,9 @@ SPECS: tuple[ModelSpec, ...] = (
     _resnet(50, "v1.5", 25_557_032, 4_089_184_256),
     _resnet(101, "v1.5", 44_549_160, 7_801_405_440),
     _resnet(152, "v1.5", 60_192_808, 11_513_626_624),
+    _resnet(50, "keras", 25_583_592, 3_857_973_248),
+    _resnet(101, "keras", 44_601_832, 7_570_194_432),
+    _resnet(152, "keras", 60_268_520, 11_282_415_616),
     _resnet_cifar(20, 269_722, 40_551_040, 8.75),
     _resnet_cifar(32, 464_154, 68_862_592, 7.51),
     _resnet_cifar(44, 658_586, 97_174_144, 7.17),

@@ -27,7 +27,7 @@ def list_command(as_json: bool) -> None:
     click.echo(row("name", "year", "paper", "input", "params", "MACs", "error"))
     for spec in SPECS:
         errors = "/".join(
-            "-" if each is None else f"{each:.1f}"
+            "-" if each is None else f"{each:.4g}"
             for error in spec.errors[:1]
             for each in (error.top1, error.top5)
         )

@@ -30,6 +30,7 @@ TINY = {
 DEEP = {
     *("vgg13", "vgg16_c", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "zfnet_wide"),
     *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
+    *("resnet50_keras", "resnet101_keras", "resnet152_keras"),
     *("resnet32", "resnet44", "resnet56", "resnet110"),
     *("densenet169", "densenet201", "densenet161", "densenet_bc100_cifar"),
 }
@@ -218,6 +219,8 @@ def test_every_network_answers_the_same_on_jax(tmp_path):
 
     asked, expected = [], {}
     for name in TRACED:
+        if name in ("densenet121", "resnet50_v1_5", "googlenet_cifar"):
+            continue  # the layers of densenet40_cifar, resnet50 and googlenet_bn, compiled at length
         keras.utils.set_random_seed(4)
         model = tiny(name)
         path = str(tmp_path / f"{name}.keras")

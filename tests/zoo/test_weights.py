@@ -3,9 +3,13 @@
 import hashlib
 import io
 import pickle  # noqa: TID251 - to write what torch writes
+import re
+import struct
 import sys
+import threading
 import types
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -46,8 +50,8 @@ def write_caffemodel(path, layers, *, old=False):
     path.write_bytes(net.SerializeToString())
 
 
-def write_torch(path, tensors, *, evil=None):
-    """A zip with data.pkl and data/N, as torch.save writes a state dict; `evil` is put in its place."""
+def write_torch(path, tensors, *, evil=None, old=False):
+    """What torch.save writes for a state dict: a zip, or the old form; `evil` is put in its place."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
 
@@ -77,7 +81,8 @@ def write_torch(path, tensors, *, evil=None):
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
             if isinstance(value, Storage):
-                return ("storage", torch.FloatStorage, value.key, "cpu", value.size)
+                identity = ("storage", torch.FloatStorage, value.key, "cpu", value.size)
+                return (*identity, None) if old else identity
             return None
 
     before = {name: sys.modules.get(name) for name in ("torch", "torch._utils")}
@@ -94,6 +99,14 @@ def write_torch(path, tensors, *, evil=None):
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+    if old:
+        head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        keys = [str(index) for index in range(len(tensors))]
+        pickles = [pickle.dumps(each, protocol=2) for each in head]
+        pickles += [buffer.getvalue(), pickle.dumps(keys, protocol=2)]
+        numbers = [struct.pack("<q", array.size) + array.tobytes() for array in tensors.values()]
+        path.write_bytes(b"".join(pickles + numbers))
+        return
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", buffer.getvalue())
         for index, array in enumerate(tensors.values()):
@@ -148,14 +161,15 @@ def agree(found, expected, most=1e-4):
 # --- reading ------------------------------------------------------------------------------------
 
 
-def test_a_torch_file_is_read_without_torch(tmp_path):
+@pytest.mark.parametrize("old", [False, True])
+def test_a_torch_file_is_read_without_torch(tmp_path, old):
     tensors = {
         "a.weight": draw((3, 4)),
         "b": draw((2, 3, 4, 5)).transpose(0, 2, 1, 3),
         "c": draw((7,)),
     }
     tensors["b"] = np.ascontiguousarray(tensors["b"])
-    write_torch(tmp_path / "x.pth", tensors)
+    write_torch(tmp_path / "x.pth", tensors, old=old)
     found = read_torch(tmp_path / "x.pth")
     assert set(found) == set(tensors)
     for name, array in tensors.items():
@@ -295,8 +309,8 @@ def test_torchvisions_weights_answer_as_torchvision_defines_them(
     [
         ("vgg16", "VGG16", {}),
         ("vgg19", "VGG19", {}),
-        ("resnet50", "ResNet50", {"use_bias": True, "epsilon": 1.001e-5, "pool": "pad"}),
-        ("resnet101", "ResNet101", {"use_bias": True, "epsilon": 1.001e-5, "pool": "pad"}),
+        ("resnet50_keras", "ResNet50", {}),
+        ("resnet101_keras", "ResNet101", {}),
         ("densenet121", "DenseNet121", {"epsilon": 1.001e-5}),
         ("densenet201", "DenseNet201", {"epsilon": 1.001e-5}),
     ],
@@ -321,7 +335,7 @@ def test_keras_applications_networks_answer_the_same(tmp_path, network, theirs, 
             )
     write_keras_h5(tmp_path / "x.h5", reference)
     builder = {"vgg": vgg.vgg, "resnet": resnet.resnet, "densenet": densenet.densenet}
-    family = network.rstrip("0123456789")
+    family = re.sub(r"\d.*", "", network)
     settings = {**CATALOG[network].options, **options}
     model = builder[family](input_shape=(64, 64, 3), num_classes=10, **settings)
     zoo_weights().load(model, tmp_path / "x.h5")
@@ -346,6 +360,35 @@ def test_what_does_not_fit_is_named_with_both_shapes_and_nothing_is_changed(tmp_
         refused.value
     )
     for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.tensorflow
+def test_timms_vgg_has_its_classifier_as_convolutions(tmp_path):
+    from safetensors.numpy import save_file
+
+    model = zoo.create("vgg11", input_shape=(64, 64, 3), num_classes=10)
+    state = torch_state(model, "vgg11")
+    write_torch(tmp_path / "x.pth", state)
+    zoo_weights().load(model, tmp_path / "x.pth")
+    expected = model.get_weights()
+    timms = {
+        "classifier.0": "pre_logits.fc1",
+        "classifier.3": "pre_logits.fc2",
+        "classifier.6": "head.fc",
+    }
+    spelled = {}
+    for name, array in state.items():
+        layer, _, part = name.rpartition(".")
+        shapes = {
+            "classifier.0.weight": (4096, 512, 2, 2),
+            "classifier.3.weight": (4096, 4096, 1, 1),
+        }
+        spelled[f"{timms.get(layer, layer)}.{part}"] = array.reshape(shapes.get(name, array.shape))
+    save_file(spelled, tmp_path / "x.safetensors")
+    model.set_weights([np.zeros_like(each) for each in expected])
+    zoo_weights().load(model, tmp_path / "x.safetensors")
+    for a, b in zip(expected, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -389,6 +432,43 @@ def test_a_file_is_fetched_once_verified_and_kept(mirror, tmp_path):
     again = fetch("vgg16/keras", folder=tmp_path / "cache", url="file:///nowhere", offline=True)
     assert again == place
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [place.name]
+
+
+class Ranged(BaseHTTPRequestHandler):
+    """Sends half of what is left and breaks off; goes on where it is asked to."""
+
+    content = b""
+    asked: list
+
+    def do_GET(self):
+        begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.asked.append(begin)
+        rest = self.content[begin:]
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: len(rest) // 2] if len(self.asked) < 3 else rest)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_that_broke_off_goes_on(mirror, tmp_path):
+    _, content = mirror
+    handler = type("Handler", (Ranged,), {"content": content, "asked": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/x.h5"
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"broke off|cannot be reached"):
+                fetch("vgg16/keras", folder=tmp_path / "cache", url=url)
+        place = fetch("vgg16/keras", folder=tmp_path / "cache", url=url)
+        server.shutdown()
+        thread.join()
+    assert place.read_bytes() == content
+    assert handler.asked[0] == 0
+    assert handler.asked[2] > handler.asked[1] > 0
 
 
 def test_a_file_with_another_hash_is_not_kept(tmp_path):

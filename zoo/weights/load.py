@@ -92,7 +92,10 @@ def _channels_last(layer: Any, arrays: list[Array]) -> list[Array]:
         kernel = kernel.transpose(2, 3, 1, 0)
     elif kind == "Dense":
         # Caffe's old form writes a matrix as [1, 1, out, in], a bias as [1, 1, 1, out].
-        kernel = _dense(layer, kernel.reshape(kernel.shape[-2:]))
+        # timm's fc6 is a convolution over the whole map, [out, in, h, w].
+        is_old_caffe = kernel.ndim == 4 and kernel.shape[:2] == (1, 1)
+        rows = kernel.shape[-2] if is_old_caffe else kernel.shape[0]
+        kernel = _dense(layer, kernel.reshape(rows, -1))
     return [np.ascontiguousarray(kernel), *(array.reshape(-1) for array in rest)]
 
 

@@ -1,5 +1,6 @@
 """Files of weights as arrays by name, whatever their format."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,26 @@ def read_safetensors(path: Path) -> Arrays:
         raise DataError(f"{path} is no safetensors file: {error}") from error
 
 
+# timm's names for VGG's classifier, and DenseNet's first spelling of its layers.
+_SPELLINGS = (
+    (re.compile(r"^pre_logits\.fc1\."), "classifier.0."),
+    (re.compile(r"^pre_logits\.fc2\."), "classifier.3."),
+    (re.compile(r"^head\.fc\."), "classifier.6."),
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+)
+
+
+def _torchvisions(arrays: Arrays) -> Arrays:
+    """The same arrays under the names that torchvision's code has today."""
+    renamed = {}
+    for name, array in arrays.items():
+        ours = name
+        for pattern, spelled in _SPELLINGS:
+            ours = pattern.sub(spelled, ours)
+        renamed[ours] = array
+    return renamed
+
+
 def read(path: Path) -> tuple[Arrays, str]:
     """Reads a file by its suffix.
 
@@ -58,11 +79,11 @@ def read(path: Path) -> tuple[Arrays, str]:
         case ".h5":
             return read_h5(path), "keras"
         case ".safetensors":
-            return read_safetensors(path), "torch"
+            return _torchvisions(read_safetensors(path)), "torch"
         case ".pth" | ".pt" | ".bin":
             from zoo.weights.torch_file import read_torch
 
-            return read_torch(path), "torch"
+            return _torchvisions(read_torch(path)), "torch"
         case ".caffemodel":
             from zoo.weights.caffemodel import read_caffemodel
 

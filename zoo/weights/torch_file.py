@@ -1,16 +1,19 @@
-"""Reads torch's zip format (`.pth`) without torch and without running pickles.
+"""Reads torch's files (`.pth`) without torch and without running pickles.
 
-The file is a zip archive: `data.pkl` describes a dict of tensors, `data/0`, `data/1`, ... hold the
-numbers. The description is a pickle, which is a program; here it is only read: its instructions
+Since 2020 such a file is a zip archive: `data.pkl` describes a dict of tensors, `data/0`, `data/1`,
+... hold the numbers. Before, it was the description followed by the numbers. The description is a pickle, which is a program; here it is only read: its instructions
 are looked at one by one, and the few that a dict of tensors needs are understood. Anything else,
 such as a call of any other function, ends the reading.
 """
 
+import io
 import pickletools
+import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,7 @@ STORAGES: dict[str, Any] = {
     "BoolStorage": np.bool_,
 }
 _MARK = object()
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,9 @@ def read_torch(path: Path) -> dict[str, NDArray[Any]]:
         DataError: no such file, or one that holds anything but tensors.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            (description,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            folder = description.removesuffix("data.pkl")
-            found = _Reader(archive, folder, path).read(archive.read(description))
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path} is no torch file of the zip format: {error}") from error
+        found = _read_zip(path) if zipfile.is_zipfile(path) else _read_old(path)
+    except (OSError, zipfile.BadZipFile, ValueError, LookupError, AttributeError) as error:
+        raise DataError(f"{path} is no torch file: {error}") from error
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict):
@@ -54,15 +55,50 @@ def read_torch(path: Path) -> dict[str, NDArray[Any]]:
     return {str(name): value for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        (description,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        folder = description.removesuffix("data.pkl")
+
+        def storage(kind: Any, key: str, _: int) -> NDArray[Any]:
+            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype=kind)
+
+        return _Reader(storage, path).read(io.BytesIO(archive.read(description)))
+
+
+def _read_old(path: Path) -> Any:
+    storages: dict[str, NDArray[Any]] = {}
+
+    def storage(kind: Any, key: str, number: int) -> NDArray[Any]:
+        # The numbers come later in the file; the tensors are views that see them arrive.
+        if number * np.dtype(kind).itemsize > path.stat().st_size:
+            raise DataError(f"{path} describes more numbers than it has bytes.")
+        return storages.setdefault(key, np.zeros(number, dtype=kind))
+
+    with path.open("rb") as file:
+        if _Reader(storage, path).read(file) != OLD_MAGIC:
+            raise DataError(f"{path} is no torch file: it begins with another magic number.")
+        for _ in ("protocol", "system"):
+            _Reader(storage, path).read(file)
+        found = _Reader(storage, path).read(file)
+        for key in _Reader(storage, path).read(file):
+            array = storages[key]
+            (number,) = struct.unpack("<q", file.read(8))
+            data = file.read(array.nbytes)
+            if number != len(array) or len(data) != array.nbytes:
+                raise DataError(f"{path} is truncated: storage {key} has {len(data)} bytes.")
+            array[:] = np.frombuffer(data, dtype=array.dtype)
+    return found
+
+
 class _Reader:
-    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path) -> None:
-        self._archive = archive
-        self._folder = folder
+    def __init__(self, storage: Callable[[Any, str, int], NDArray[Any]], path: Path) -> None:
+        self._get_storage = storage
         self._path = path
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def read(self, program: bytes) -> Any:
+    def read(self, program: IO[bytes]) -> Any:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "STOP":
                 return self._stack.pop()
@@ -145,12 +181,11 @@ class _Reader:
         return items
 
     def _storage(self, identity: Any) -> NDArray[Any]:
-        _, kind, key, *_ = identity
+        _, kind, key, _, number, *_ = identity
         name = kind.name.rpartition(".")[2]
         if name not in STORAGES:
             raise DataError(f"{self._path} stores numbers as {name}; {', '.join(STORAGES)} work.")
-        data = self._archive.read(f"{self._folder}data/{key}")
-        return np.frombuffer(data, dtype=STORAGES[name])
+        return self._get_storage(STORAGES[name], str(key), int(number))
 
     def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         name = function.name if isinstance(function, _Global) else repr(function)
