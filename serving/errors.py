@@ -131,3 +131,27 @@ class ConfigError(ServingError):
     """Settings that cannot work: a port in use, a base path that is not there."""
 
     exit_code = 2
+
+
+# The canonical codes that gRPC, TensorFlow Serving and our metrics share. Subclasses stand before
+# their bases: the first that fits is taken.
+CODES: tuple[tuple[type[Exception], str], ...] = (
+    (LabelNotFoundError, "INVALID_ARGUMENT"),
+    (ModelNotFoundError, "NOT_FOUND"),
+    (LimitExceededError, "INVALID_ARGUMENT"),
+    (InvalidRequestError, "INVALID_ARGUMENT"),
+    (NotReadyError, "UNAVAILABLE"),
+    (OverloadedError, "RESOURCE_EXHAUSTED"),
+    (DeadlineExceededError, "DEADLINE_EXCEEDED"),
+    (CancelledError, "CANCELLED"),
+    (UnsupportedError, "UNIMPLEMENTED"),
+    (UnauthenticatedError, "UNAUTHENTICATED"),
+    (PermissionDeniedError, "PERMISSION_DENIED"),
+    (EngineError, "INTERNAL"),
+    (LoadError, "UNKNOWN"),
+)
+
+
+def code_of(error: Exception) -> str:
+    """The canonical code of an error; INTERNAL for a defect."""
+    return next((code for kind, code in CODES if isinstance(error, kind)), "INTERNAL")

@@ -1,10 +1,12 @@
 """The service: what every protocol asks. It knows no protocol and no framework."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from serving.core.repository import Repository
-from serving.errors import DeadlineExceededError, NotReadyError
+from serving.errors import DeadlineExceededError, NotReadyError, code_of
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
@@ -13,7 +15,9 @@ from serving.messages import (
     PredictCall,
     PredictReply,
     Target,
+    as_batch_rows,
 )
+from serving.metrics import UNKNOWN, Metrics
 
 
 class Service:
@@ -22,10 +26,18 @@ class Service:
     Args:
         repository: Finds the servables.
         default_timeout_s: The deadline of requests that bring none.
+        metrics: Where requests are counted.
     """
 
-    def __init__(self, repository: Repository, *, default_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        default_timeout_s: float = 30.0,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._repository = repository
+        self._metrics = metrics or Metrics()
         self._default_timeout_s = default_timeout_s
         self._is_ready = False
         self._is_draining = False
@@ -42,13 +54,13 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        self._admit(call.deadline)
-        self._active += 1
-        try:
+        with self._counted(call.target.model, "predict"):
+            self._admit(call.deadline)
             servable = self._repository.find(call.target)
-            return await servable.predict(replace(call, deadline=self._deadline(call.deadline)))
-        finally:
-            self._active -= 1
+            reply = await servable.predict(replace(call, deadline=self._deadline(call.deadline)))
+        rows = as_batch_rows(next(iter(call.inputs.values())))
+        self._metrics.answered(reply.model, reply.version, "predict", rows, reply.timings)
+        return reply
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
         """Images in, labels out.
@@ -56,15 +68,30 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        self._admit(call.deadline)
-        self._active += 1
-        try:
+        with self._counted(call.target.model, "classify"):
+            self._admit(call.deadline)
             servable = self._repository.find(call.target)
-            return await servable.classify_images(
+            reply = await servable.classify_images(
                 replace(call, deadline=self._deadline(call.deadline))
             )
+        rows = len(call.images)
+        self._metrics.answered(reply.model, reply.version, "classify", rows, reply.timings)
+        return reply
+
+    @contextlib.contextmanager
+    def _counted(self, model: str, kind: str) -> Iterator[None]:
+        """Counts a request while it is answered, and its error when it gets one."""
+        self._active += 1
+        self._metrics.began()
+        try:
+            yield
+        except Exception as error:
+            known = model if model in self._repository.models() else UNKNOWN
+            self._metrics.failed(known, kind, code_of(error))
+            raise
         finally:
             self._active -= 1
+            self._metrics.ended()
 
     def _admit(self, deadline: float | None) -> None:
         if self._is_draining:
@@ -87,6 +114,10 @@ class Service:
     def models(self) -> tuple[str, ...]:
         """The names of all models."""
         return self._repository.models()
+
+    def metrics(self) -> tuple[bytes, str]:
+        """The counts and times so far, and their content type."""
+        return self._metrics.render()
 
     def is_live(self) -> bool:
         """Whether the process is up."""

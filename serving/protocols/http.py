@@ -38,6 +38,9 @@ def build_http(service: Service) -> HttpHandler:
         if path == "/readyz":
             is_ready = service.is_ready()
             return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
+        if path == "/metrics":
+            text, content_type = service.metrics()
+            return HttpResponse(200, (("content-type", content_type),), text)
         return HttpResponse(404, JSON, encode_error(str(malformed(request))))
 
     async def handle(request: HttpRequest) -> HttpResponse:

@@ -36,6 +36,10 @@ class Service(Protocol):
         """The names of all models."""
         ...
 
+    def metrics(self) -> tuple[bytes, str]:
+        """The counts and times so far, and their content type."""
+        ...
+
     def is_live(self) -> bool:
         """Whether the process is up."""
         ...

@@ -2,27 +2,10 @@
 
 import logging
 
-from serving import errors
+from serving.errors import ServingError, code_of
 from serving.wire.codes import CODE_NUMBERS
 
 log = logging.getLogger(__name__)
-
-# Subclasses stand before their bases: the first that fits is taken.
-CODES: tuple[tuple[type[Exception], str], ...] = (
-    (errors.LabelNotFoundError, "INVALID_ARGUMENT"),
-    (errors.ModelNotFoundError, "NOT_FOUND"),
-    (errors.LimitExceededError, "INVALID_ARGUMENT"),
-    (errors.InvalidRequestError, "INVALID_ARGUMENT"),
-    (errors.NotReadyError, "UNAVAILABLE"),
-    (errors.OverloadedError, "RESOURCE_EXHAUSTED"),
-    (errors.DeadlineExceededError, "DEADLINE_EXCEEDED"),
-    (errors.CancelledError, "CANCELLED"),
-    (errors.UnsupportedError, "UNIMPLEMENTED"),
-    (errors.UnauthenticatedError, "UNAUTHENTICATED"),
-    (errors.PermissionDeniedError, "PERMISSION_DENIED"),
-    (errors.EngineError, "INTERNAL"),
-    (errors.LoadError, "UNKNOWN"),
-)
 
 # TensorFlow Serving's map from canonical codes to HTTP.
 HTTP_STATUS = {
@@ -46,11 +29,6 @@ HTTP_STATUS = {
 MOST_MESSAGE = 1024
 
 
-def code_of(error: Exception) -> str:
-    """The canonical code of an error; INTERNAL for a defect."""
-    return next((code for kind, code in CODES if isinstance(error, kind)), "INTERNAL")
-
-
 def http_status(error: Exception) -> int:
     """The HTTP status of an error."""
     return HTTP_STATUS.get(code_of(error), 500)
@@ -63,7 +41,7 @@ def grpc_code(error: Exception) -> int:
 
 def text_of(error: Exception, request_id: str) -> str:
     """What may be sent of an error; a defect is logged, and answered with its id alone."""
-    if not isinstance(error, errors.ServingError):
+    if not isinstance(error, ServingError):
         log.error("request %s failed", request_id or "-", exc_info=error)
         return f"Internal error; the server's log knows it as request {request_id or '-'}."
     text = str(error)

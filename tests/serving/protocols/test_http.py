@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.core.batching import Batching
 from serving.core.repository import Repository
@@ -190,6 +191,29 @@ async def test_readiness_ends_when_draining_begins(ask):
     assert (await ask("GET", "/livez"))[0] == 200
     status, answer, _ = await ask("POST", "/v1/models/tiny:predict", {"instances": IMAGE.tolist()})
     assert (status, answer["error"]) == (503, "The server is stopping.")
+
+
+async def test_requests_are_counted_for_prometheus_under_bounded_labels(ask):
+    await ask("POST", "/v1/models/tiny:predict", {"instances": IMAGE.tolist()})
+    await ask("POST", "/api/models/tiny/classify", PNG, {"content-type": "image/png"})
+    await ask("POST", "/api/models/anything/classify", PNG, {"content-type": "image/png"})
+    status, text, headers = await ask("GET", "/metrics")
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain")
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+    def requests(**labels):
+        return found["convzoo_requests_total", *sorted(labels.items())]
+
+    assert requests(model="tiny", version="2", kind="predict", code="OK") == 1
+    assert requests(model="tiny", version="2", kind="classify", code="OK") == 1
+    assert requests(model="unknown", version="", kind="classify", code="NOT_FOUND") == 1
+    assert found["convzoo_rows_total", ("model", "tiny"), ("version", "2")] == 3
+    assert "anything" not in text.decode()
 
 
 async def test_a_defect_is_answered_with_its_id_and_no_trace(ask, monkeypatch, caplog):
