@@ -1,22 +1,26 @@
-"""All gRPC methods by their full path: TensorFlow Serving's, and health."""
+"""All gRPC methods by their full path: TensorFlow Serving's, Open Inference's, and health."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from importlib.metadata import version
 
 from serving.errors import ServingError, SignatureNotFoundError
 from serving.messages import Target
+from serving.protocols.oip_rest import default_signature
 from serving.protocols.service import Service
 from serving.protocols.status import grpc_code, text_of
 from serving.protocols.tfs_texts import asking, asking_status
 from serving.transport import GrpcHandler, GrpcRequest, GrpcResponse, GrpcRoutes
-from serving.wire import tfs_proto
+from serving.wire import oip_proto, tfs_proto
 from serving.wire.codes import CODE_NUMBERS
+from serving.wire.oip import EXTENSIONS
 from serving.wire.pool import message
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = (
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
+    "inference.GRPCInferenceService",
     "grpc.health.v1.Health",
 )
 SERVING, NOT_SERVING = 1, 2
@@ -64,7 +68,56 @@ def build_grpc(service: Service) -> GrpcRoutes:
         body: bytes = reply.SerializeToString()
         return body
 
+    async def infer(request: GrpcRequest) -> bytes:
+        asked = oip_proto.decode_infer_request(request.body)
+        metadata_ = service.metadata(asked.call.target)
+        reply = await service.predict(replace(asked.call, deadline=request.deadline))
+        return oip_proto.encode_infer_reply(asked, reply, metadata_.labels)
+
+    async def server_live(_: GrpcRequest) -> bytes:
+        return oip_proto.new("ServerLiveResponse", live=service.is_live())
+
+    async def server_ready(_: GrpcRequest) -> bytes:
+        return oip_proto.new("ServerReadyResponse", ready=service.is_ready())
+
+    async def server_metadata(_: GrpcRequest) -> bytes:
+        return oip_proto.new(
+            "ServerMetadataResponse",
+            name="convzoo",
+            version=version("convzoo"),
+            extensions=EXTENSIONS,
+        )
+
+    async def model_ready(request: GrpcRequest) -> bytes:
+        asked = oip_proto.parse("ModelReadyRequest", request.body)
+        target = oip_proto.target_of(asked.name, asked.version)
+        service.status(target)  # an unknown model is not found, not unready
+        return oip_proto.new("ModelReadyResponse", ready=service.is_model_ready(target))
+
+    async def model_metadata(request: GrpcRequest) -> bytes:
+        asked = oip_proto.parse("ModelMetadataRequest", request.body)
+        target = oip_proto.target_of(asked.name, asked.version)
+        found = service.metadata(target)
+        if target.version is not None:
+            found = replace(found, versions=(found.version,))
+        return oip_proto.encode_metadata(found, default_signature(found.signatures))
+
+    async def index(request: GrpcRequest) -> bytes:
+        asked = oip_proto.parse("RepositoryIndexRequest", request.body)
+        statuses = tuple(service.status(Target(name)) for name in service.models())
+        return oip_proto.encode_index(statuses, only_ready=asked.ready)
+
+    open_inference = {
+        "ModelInfer": infer,
+        "ServerLive": server_live,
+        "ServerReady": server_ready,
+        "ServerMetadata": server_metadata,
+        "ModelReady": model_ready,
+        "ModelMetadata": model_metadata,
+        "RepositoryIndex": index,
+    }
     return {
+        **{f"{oip_proto.SERVICE}/{name}": _handler(each) for name, each in open_inference.items()},
         tfs_proto.PREDICT: _handler(predict),
         tfs_proto.GET_MODEL_METADATA: _handler(metadata),
         tfs_proto.GET_MODEL_STATUS: _handler(status),

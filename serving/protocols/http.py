@@ -5,9 +5,11 @@ import time
 import uuid
 import zlib
 from dataclasses import replace
+from importlib.metadata import version
 
 from serving.errors import InvalidRequestError, OverloadedError
 from serving.protocols.native import Native
+from serving.protocols.oip_rest import OipRest
 from serving.protocols.service import Service
 from serving.protocols.status import http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
@@ -26,22 +28,20 @@ TEXT = (("content-type", "text/plain; charset=utf-8"),)
 def build_http(service: Service) -> HttpHandler:
     """The handler of every HTTP request."""
     tfs, native = TfsRest(service), Native(service)
+    oip = OipRest(service, "convzoo", version("convzoo"))
+
+    fronts = (
+        ("/v1/", tfs.handle),
+        ("/V1/", tfs.handle),
+        ("/v2", oip.handle),
+        ("/api/", native.handle),
+    )
 
     async def answer(request: HttpRequest) -> HttpResponse:
-        path = request.path
-        if path.startswith(("/v1/", "/V1/")):
-            return await tfs.handle(request, _deadline(request))
-        if path.startswith("/api/"):
-            return await native.handle(request, _deadline(request))
-        if path in ("/livez", "/healthz"):
-            return HttpResponse(200, TEXT, b"live\n")
-        if path == "/readyz":
-            is_ready = service.is_ready()
-            return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
-        if path == "/metrics":
-            text, content_type = service.metrics()
-            return HttpResponse(200, (("content-type", content_type),), text)
-        return HttpResponse(404, JSON, encode_error(str(malformed(request))))
+        for prefix, front in fronts:
+            if request.path.startswith(prefix):
+                return await front(request, _deadline(request))
+        return _own(service, request)
 
     async def handle(request: HttpRequest) -> HttpResponse:
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:128]
@@ -60,6 +60,21 @@ def build_http(service: Service) -> HttpHandler:
         return response
 
     return handle
+
+
+def _own(service: Service, request: HttpRequest) -> HttpResponse:
+    """The server's own pages: probes and metrics."""
+    match request.path:
+        case "/livez" | "/healthz":
+            return HttpResponse(200, TEXT, b"live\n")
+        case "/readyz":
+            is_ready = service.is_ready()
+            return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
+        case "/metrics":
+            text, content_type = service.metrics()
+            return HttpResponse(200, (("content-type", content_type),), text)
+        case _:
+            return HttpResponse(404, JSON, encode_error(str(malformed(request))))
 
 
 def _deadline(request: HttpRequest) -> float | None:

@@ -15,7 +15,7 @@ from serving.core.servable import Servable
 from serving.core.service import Service
 from serving.protocols.http import build_http
 from serving.transport import HttpRequest
-from tests.serving.published import logits_of, publish_tiny, softmax
+from tests.serving.published import LABELS, logits_of, publish_tiny, softmax
 from tests.zoo.test_preprocess import encoded
 from zoo.artifact import write_labels
 
@@ -191,6 +191,75 @@ async def test_readiness_ends_when_draining_begins(ask):
     assert (await ask("GET", "/livez"))[0] == 200
     status, answer, _ = await ask("POST", "/v1/models/tiny:predict", {"instances": IMAGE.tolist()})
     assert (status, answer["error"]) == (503, "The server is stopping.")
+
+
+async def test_open_inference_answers_in_json_and_raw(ask):
+    tensor = {"name": "image", "shape": [2, 2, 2, 1], "datatype": "FP32"}
+    expected = softmax(logits_of(IMAGE, 2.0))
+    body = {"id": "7", "inputs": [{**tensor, "data": IMAGE.ravel().tolist()}], "model_name": "x"}
+    status, answer, headers = await ask("POST", "/v2/models/tiny/infer", body)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "tiny", "2")
+    (output,) = answer["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == (
+        "probabilities",
+        "FP32",
+        [2, 3],
+    )
+    np.testing.assert_allclose(output["data"], expected.ravel(), atol=1e-6)
+
+    raw = {**tensor, "parameters": {"binary_data_size": 32}}
+    head = json.dumps({"inputs": [raw], "parameters": {"binary_data_output": True}}).encode()
+    length = {"inference-header-content-length": str(len(head))}
+    status, answer, headers = await ask(
+        "POST", "/v2/models/tiny/versions/1/infer", head + IMAGE.tobytes(), length
+    )
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    split = int(headers["inference-header-content-length"])
+    found = np.frombuffer(answer[split:], np.float32).reshape(2, 3)
+    np.testing.assert_allclose(found, softmax(logits_of(IMAGE)), atol=1e-6)
+
+    wanted = [{"name": "probabilities", "parameters": {"classification": 1}}]
+    body = {"inputs": [{**tensor, "data": IMAGE.ravel().tolist()}], "outputs": wanted}
+    _, answer, _ = await ask("POST", "/v2/models/tiny/infer", body)
+    assert answer["outputs"][0]["data"] == [
+        f"{row.max():f}:{row.argmax()}:{LABELS[row.argmax()]}" for row in expected
+    ]
+    body = {**body, "outputs": [], "parameters": {"signature_name": "logits"}}
+    _, answer, _ = await ask("POST", "/v2/models/tiny/infer", body)
+    assert answer["outputs"][0]["name"] == "logits"
+
+
+async def test_open_inference_tells_of_server_and_models(ask):
+    _, answer, _ = await ask("GET", "/v2")
+    assert answer["name"] == "convzoo"
+    assert "binary_tensor_data" in answer["extensions"]
+    assert (await ask("GET", "/v2/health/live"))[1] == {"live": True}
+    assert (await ask("GET", "/v2/health/ready"))[1] == {"ready": True}
+    assert (await ask("GET", "/v2/models"))[1] == {"models": ["tiny"]}
+    _, answer, _ = await ask("GET", "/v2/models/tiny")
+    assert answer == {
+        "name": "tiny",
+        "versions": ["1", "2"],
+        "platform": "tensorflow_savedmodel",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 2, 2, 1]}],
+        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+    assert (await ask("GET", "/v2/models/tiny/versions/1"))[1]["versions"] == ["1"]
+    assert (await ask("GET", "/v2/models/tiny/ready"))[:2] == (200, {"name": "tiny", "ready": True})
+    _, answer, _ = await ask("POST", "/v2/repository/index")
+    assert [(each["version"], each["state"]) for each in answer] == [("2", "READY"), ("1", "READY")]
+    for method, path, status in (
+        ("GET", "/v2/models/huge", 404),
+        ("GET", "/v2/models/huge/ready", 404),
+        ("POST", "/v2/models/huge/infer", 404),
+        ("GET", "/v2/models/tiny/infer", 405),
+        ("POST", "/v2/models/tiny", 405),
+        ("GET", "/v2/nowhere", 404),
+        ("POST", "/v2/repository/models/tiny/load", 501),
+    ):
+        found, answer, _ = await ask(method, path)
+        assert (found, bool(answer["error"])) == (status, True), path
 
 
 async def test_requests_are_counted_for_prometheus_under_bounded_labels(ask):

@@ -1,0 +1,124 @@
+"""The Open Inference Protocol's REST interface, with Triton's binary, classification and index."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import unquote
+
+from serving.errors import UnsupportedError
+from serving.messages import DEFAULT_SIGNATURE, Signature, Target
+from serving.protocols.service import Service
+from serving.transport import HttpRequest, HttpResponse
+from serving.wire import oip, oip_json
+from serving.wire.tfs_json import dumps, loads
+
+_MODEL = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready)?"
+)
+_REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?:load|unload)")
+
+# Exactly this, without a charset: KServe's client compares it.
+JSON = (("content-type", "application/json"),)
+LENGTH = "inference-header-content-length"
+
+
+class OipRest:
+    """Handles what stands under /v2."""
+
+    def __init__(self, service: Service, name: str, version: str) -> None:
+        self._service = service
+        self._identity = {"name": name, "version": version, "extensions": list(oip.EXTENSIONS)}
+
+    async def handle(self, request: HttpRequest, deadline: float | None) -> HttpResponse:
+        """Answers one request.
+
+        Raises:
+            ServingError: what is wrong with it.
+        """
+        path, method = request.path.rstrip("/"), request.method
+        match = _MODEL.fullmatch(path)
+        if match and match["verb"] == "/infer":
+            return await self._infer(match, request, deadline) if method == "POST" else _wrong()
+        if path == "/v2/repository/index":
+            return self._index(request) if method == "POST" else _wrong()
+        if _REPOSITORY.fullmatch(path):
+            raise UnsupportedError(
+                "Versions are loaded by publishing them under the base path and unloaded by "
+                "removing them."
+            )
+        if method != "GET":
+            return _wrong() if match else _not_found()
+        if match is None:
+            return self._server(path)
+        return self._model(match)
+
+    def _server(self, path: str) -> HttpResponse:
+        answers = {
+            "/v2": lambda: HttpResponse(200, JSON, dumps(self._identity)),
+            "/v2/health/live": lambda: _flag("live", is_true=self._service.is_live()),
+            "/v2/health/ready": lambda: _flag("ready", is_true=self._service.is_ready()),
+            "/v2/models": lambda: HttpResponse(
+                200, JSON, dumps({"models": list(self._service.models())})
+            ),
+        }
+        return answers.get(path, _not_found)()
+
+    def _model(self, match: re.Match[str]) -> HttpResponse:
+        target = _target(match)
+        if match["verb"] == "/ready":
+            self._service.status(target)  # an unknown model is not found, not unready
+            is_ready = self._service.is_model_ready(target)
+            return HttpResponse(
+                200 if is_ready else 503, JSON, dumps({"name": target.model, "ready": is_ready})
+            )
+        metadata = self._service.metadata(target)
+        if target.version is not None:
+            metadata = replace(metadata, versions=(metadata.version,))
+        return HttpResponse(
+            200, JSON, oip_json.encode_metadata(metadata, default_signature(metadata.signatures))
+        )
+
+    async def _infer(
+        self, match: re.Match[str], request: HttpRequest, deadline: float | None
+    ) -> HttpResponse:
+        target = _target(match)
+        metadata = self._service.metadata(target)
+        asked = oip_json.decode_infer_request(
+            request.body,
+            request.headers.get(LENGTH),
+            target,
+            default_signature(metadata.signatures),
+        )
+        reply = await self._service.predict(replace(asked.call, deadline=deadline))
+        body, split = oip_json.encode_infer_reply(asked, reply, metadata.labels)
+        if split is None:
+            return HttpResponse(200, JSON, body)
+        headers = (("content-type", "application/octet-stream"), (LENGTH, str(split)))
+        return HttpResponse(200, headers, body)
+
+    def _index(self, request: HttpRequest) -> HttpResponse:
+        document = loads(request.body) if request.body.strip() else {}
+        only_ready = isinstance(document, dict) and document.get("ready") is True
+        statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
+        return HttpResponse(200, JSON, oip_json.encode_index(statuses, only_ready=only_ready))
+
+
+def default_signature(signatures: Mapping[str, Signature]) -> Signature:
+    """The signature that the protocol, which knows only one, describes and asks."""
+    return signatures.get(DEFAULT_SIGNATURE) or next(iter(signatures.values()))
+
+
+def _target(match: re.Match[str]) -> Target:
+    return Target(unquote(match["model"]), int(match["version"]) if match["version"] else None)
+
+
+def _flag(name: str, *, is_true: bool) -> HttpResponse:
+    return HttpResponse(200 if is_true else 503, JSON, dumps({name: is_true}))
+
+
+def _wrong() -> HttpResponse:
+    return HttpResponse(405, JSON, dumps({"error": "Method Not Allowed"}))
+
+
+def _not_found() -> HttpResponse:
+    return HttpResponse(404, JSON, dumps({"error": "Not Found"}))

@@ -1,0 +1,350 @@
+"""The Open Inference Protocol's REST bodies: JSON, and JSON followed by raw tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from serving.errors import InvalidRequestError, UnsupportedError
+from serving.messages import (
+    Array,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Signature,
+    Target,
+    TensorSpec,
+    VersionState,
+)
+from serving.wire.oip import (
+    DATATYPES,
+    DTYPES,
+    InferRequest,
+    RequestedOutput,
+    check_shape,
+    datatype_of,
+    decode_raw,
+    encode_raw,
+    outputs_of,
+)
+from serving.wire.tfs_json import dumps, loads
+
+STATES = {
+    VersionState.AVAILABLE: "READY",
+    VersionState.LOADING: "LOADING",
+    VersionState.START: "LOADING",
+    VersionState.UNLOADING: "UNLOADING",
+    VersionState.END: "UNAVAILABLE",
+}
+
+
+# --- Server: infer ------------------------------------------------------------------------------
+
+
+def decode_infer_request(
+    body: bytes, header_length: str | None, target: Target, signature: Signature
+) -> InferRequest:
+    """Server: the body of an `infer`.
+
+    Args:
+        body: JSON, or JSON and raw tensors.
+        header_length: The header `Inference-Header-Content-Length`, which says where JSON ends.
+        target: What the URL named.
+        signature: For a body without JSON, which one input it is.
+
+    Raises:
+        InvalidRequestError: names the part at fault.
+    """
+    split = _split(body, header_length)
+    if split == 0:
+        return _raw_request(body, target, signature)
+    document = loads(body[:split])
+    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+        raise InvalidRequestError("A request is a JSON object with a list 'inputs'.")
+    raw = memoryview(body)[split:]
+    inputs: dict[str, Array] = {}
+    place = 0
+    for tensor in document["inputs"]:
+        name, array, used = _decode_input(tensor, raw[place:])
+        if name in inputs:
+            raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
+        inputs[name] = array
+        place += used
+    if place != len(raw):
+        raise InvalidRequestError(
+            f"unexpected additional input data for model {target.model!r}: {len(raw) - place} "
+            "bytes are left."
+        )
+    parameters = _parameters(document, "the request")
+    outputs = _requested(document.get("outputs"))
+    return InferRequest(
+        call=PredictCall(
+            target=target,
+            inputs=inputs,
+            signature=_text(parameters, "signature_name"),
+            outputs=tuple(outputs),
+            request_id=str(document.get("id", "")),
+            priority=_integer(parameters, "priority"),
+        ),
+        id=str(document.get("id", "")),
+        outputs=outputs,
+        default=RequestedOutput(is_binary=parameters.get("binary_data_output") is True),
+    )
+
+
+def _split(body: bytes, header_length: str | None) -> int:
+    if header_length is None:
+        return len(body)
+    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+        raise InvalidRequestError(
+            f"Inference-Header-Content-Length is {header_length[:20]!r}; the body has {len(body)} "
+            "bytes."
+        )
+    return int(header_length)
+
+
+def _raw_request(body: bytes, target: Target, signature: Signature) -> InferRequest:
+    """A body without JSON: all of it is the only input, a batch of one."""
+    if len(signature.inputs) != 1:
+        raise InvalidRequestError(
+            f"A raw body needs a model with one input; {target.model!r} takes "
+            f"{', '.join(signature.inputs)}."
+        )
+    (spec,) = signature.inputs.values()
+    shape = tuple(1 if size is None else size for size in spec.shape or (1,))
+    call = PredictCall(target, {spec.name: decode_raw(body, spec.name, shape, spec.dtype)})
+    return InferRequest(call, "", {}, RequestedOutput(is_binary=True))
+
+
+def _decode_input(tensor: Any, raw: memoryview) -> tuple[str, Array, int]:
+    """Returns the input's name, its array, and how many raw bytes it took."""
+    if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
+        raise InvalidRequestError("Each input is an object with a name.", field="inputs")
+    name = tensor["name"]
+    shape, dtype = check_shape(name, tensor.get("datatype", ""), tensor.get("shape"))
+    parameters = _parameters(tensor, name)
+    size = parameters.get("binary_data_size")
+    if ("data" in tensor) == (size is not None):
+        raise InvalidRequestError(
+            f"Input {name!r} needs either 'data' or the parameter binary_data_size.", field=name
+        )
+    if size is None:
+        return name, _from_json(tensor["data"], name, shape, dtype), 0
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw):
+        raise InvalidRequestError(
+            f"unexpected size for input {name!r}: binary_data_size is {size!r}, {len(raw)} bytes "
+            "are left.",
+            field=name,
+        )
+    return name, decode_raw(raw[:size], name, shape, dtype), size
+
+
+def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
+    """Nested or flat JSON values as a tensor; the nesting need not match the shape."""
+    if dtype in ("float16", "bfloat16"):
+        raise UnsupportedError(
+            f"receiving {DATATYPES[dtype]} data via JSON is not supported; send input {name!r} raw."
+        )
+    flat = np.array(_flatten(data), dtype=np.object_)
+    if len(flat) != np.prod(shape, dtype=np.int64):
+        raise InvalidRequestError(
+            f"Unable to parse 'data' of input {name!r}: shape {list(shape)} has "
+            f"{np.prod(shape, dtype=np.int64)} values, {len(flat)} came.",
+            field=name,
+        )
+    kinds: tuple[type, ...] = {"bytes": (str,), "bool": (bool,)}.get(
+        dtype, (int, float) if dtype.startswith("float") else (int,)
+    )
+    for value in flat:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and dtype != "bool"):
+            raise InvalidRequestError(
+                f"Input {name!r} of type {DATATYPES[dtype]} has the value {value!r}.", field=name
+            )
+    if dtype == "bytes":
+        flat[:] = [value.encode() for value in flat]
+        return flat.reshape(shape)
+    try:
+        return flat.astype(dtype).reshape(shape)
+    except OverflowError as error:
+        raise InvalidRequestError(
+            f"Input {name!r} has a value outside {DATATYPES[dtype]}.", field=name
+        ) from error
+
+
+def _flatten(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        return [data]
+    if data and all(not isinstance(item, list) for item in data):
+        return data
+    return [value for item in data for value in _flatten(item)]
+
+
+def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequestError(f"The parameters of {where} are no object.", field="parameters")
+    return parameters
+
+
+def _integer(parameters: Mapping[str, Any], name: str) -> int:
+    value = parameters.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequestError(f"The parameter {name} is {value!r}.", field=name)
+    return value
+
+
+def _text(parameters: Mapping[str, Any], name: str) -> str:
+    value = parameters.get(name, "")
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"The parameter {name} is {value!r}.", field=name)
+    return value
+
+
+def _requested(outputs: Any) -> dict[str, RequestedOutput]:
+    if outputs is None:
+        return {}
+    if not isinstance(outputs, list):
+        raise InvalidRequestError("'outputs' is a list of objects with names.", field="outputs")
+    found = {}
+    for output in outputs:
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str):
+            raise InvalidRequestError("Each output is an object with a name.", field="outputs")
+        parameters = _parameters(output, output["name"])
+        found[output["name"]] = RequestedOutput(
+            is_binary=parameters.get("binary_data") is True,
+            classification=_integer(parameters, "classification"),
+        )
+    return found
+
+
+def encode_infer_reply(
+    request: InferRequest, reply: PredictReply, labels: tuple[str, ...]
+) -> tuple[bytes, int | None]:
+    """Server: the body, and where its JSON ends when raw tensors follow."""
+    tensors, raw = [], []
+    for name, array in outputs_of(request, reply, labels).items():
+        tensor: dict[str, Any] = {
+            "name": name,
+            "datatype": datatype_of(array),
+            "shape": list(array.shape),
+        }
+        if request.wanted(name).is_binary:
+            data = encode_raw(array)
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            raw.append(data)
+        else:
+            tensor["data"] = _json_data(array, tensor["datatype"])
+        tensors.append(tensor)
+    document = {
+        "model_name": reply.model,
+        "model_version": str(reply.version),
+        "outputs": tensors,
+    }
+    if request.id:
+        document["id"] = request.id
+    head = dumps(document)
+    data = b"".join(raw)
+    return (head + data, len(head)) if data else (head, None)
+
+
+def _json_data(array: Array, datatype: str) -> Any:
+    if datatype in ("FP16", "BF16"):
+        raise UnsupportedError(f"sending {datatype} data via JSON is not supported; ask for raw.")
+    if datatype == "BYTES":
+        return [item.decode("utf-8", "replace") for item in array.ravel()]
+    return np.ascontiguousarray(array).ravel()
+
+
+# --- Server: the rest ---------------------------------------------------------------------------
+
+
+def encode_metadata(metadata: ModelMetadata, signature: Signature) -> bytes:
+    """Server: what a model takes and gives."""
+    return dumps(
+        {
+            "name": metadata.model,
+            "versions": [str(version) for version in metadata.versions],
+            "platform": metadata.platform,
+            "inputs": [_tensor(spec) for spec in signature.inputs.values()],
+            "outputs": [_tensor(spec) for spec in signature.outputs.values()],
+        }
+    )
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    shape = [-1 if size is None else size for size in spec.shape or (-1,)]
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
+
+
+def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> bytes:
+    """Server: every version of every model, with its state."""
+    return dumps(
+        [
+            {
+                "name": status.model,
+                "version": str(each.version),
+                "state": STATES[each.state],
+                **({"reason": each.error_message} if each.error_message else {}),
+            }
+            for status in statuses
+            for each in status.versions
+            if not only_ready or each.state is VersionState.AVAILABLE
+        ]
+    )
+
+
+# --- Client -------------------------------------------------------------------------------------
+
+
+def encode_infer_request(call: PredictCall) -> tuple[bytes, int]:
+    """Client: all tensors raw; returns the body and where its JSON ends."""
+    tensors, raw = [], []
+    for name, array in call.inputs.items():
+        data = encode_raw(array)
+        raw.append(data)
+        tensors.append(
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "datatype": datatype_of(array),
+                "parameters": {"binary_data_size": len(data)},
+            }
+        )
+    document: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+    if call.request_id:
+        document["id"] = call.request_id
+    if call.signature:
+        document["parameters"]["signature_name"] = call.signature
+    if call.outputs:
+        document["outputs"] = [
+            {"name": name, "parameters": {"binary_data": True}} for name in call.outputs
+        ]
+    head = dumps(document)
+    return head + b"".join(raw), len(head)
+
+
+def decode_infer_reply(body: bytes, header_length: str | None) -> PredictReply:
+    """Client: the outputs, raw or not."""
+    split = _split(body, header_length)
+    document = loads(body[:split])
+    raw, place, outputs = memoryview(body)[split:], 0, {}
+    try:
+        for tensor in document["outputs"]:
+            name, dtype = tensor["name"], DTYPES[tensor["datatype"]]
+            size = tensor.get("parameters", {}).get("binary_data_size")
+            shape = tuple(tensor["shape"])
+            if size is None:
+                outputs[name] = _from_json(tensor["data"], name, shape, dtype)
+            else:
+                outputs[name] = decode_raw(raw[place : place + size], name, shape, dtype)
+                place += size
+        return PredictReply(
+            model=document["model_name"],
+            version=int(document.get("model_version") or 0),
+            signature="",
+            outputs=outputs,
+            request_id=str(document.get("id", "")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"The answer is no inference reply: {error}") from error

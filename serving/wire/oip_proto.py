@@ -1,0 +1,252 @@
+"""The Open Inference Protocol's gRPC messages, both directions.
+
+Replies always carry raw tensors, one an output: tritonclient reads nothing else.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from serving.errors import InvalidRequestError
+from serving.messages import (
+    Array,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Signature,
+    Target,
+    TensorSpec,
+    VersionState,
+)
+from serving.wire.oip import (
+    DATATYPES,
+    DTYPES,
+    InferRequest,
+    RequestedOutput,
+    check_shape,
+    datatype_of,
+    decode_raw,
+    encode_raw,
+    outputs_of,
+)
+from serving.wire.oip_json import STATES
+from serving.wire.pool import message
+
+SERVICE = "/inference.GRPCInferenceService"
+INFER = f"{SERVICE}/ModelInfer"
+
+_CONTENTS = {
+    "bool": "bool_contents",
+    **dict.fromkeys(("int8", "int16", "int32"), "int_contents"),
+    "int64": "int64_contents",
+    **dict.fromkeys(("uint8", "uint16", "uint32"), "uint_contents"),
+    "uint64": "uint64_contents",
+    "float32": "fp32_contents",
+    "float64": "fp64_contents",
+    "bytes": "bytes_contents",
+}
+
+
+def parse(name: str, body: bytes) -> Any:
+    """Reads a message of the package `inference`.
+
+    Raises:
+        InvalidRequestError: the bytes are no such message.
+    """
+    try:
+        return message(f"inference.{name}").FromString(body)
+    except (DecodeError, ValueError) as error:
+        raise InvalidRequestError(f"These {len(body)} bytes are no {name}: {error}") from error
+
+
+def new(kind: str, /, **fields: Any) -> bytes:
+    """A serialised message of the package `inference`."""
+    made: bytes = message(f"inference.{kind}")(**fields).SerializeToString()
+    return made
+
+
+def target_of(model: str, version: str) -> Target:
+    """A model, and a version that is text in this protocol.
+
+    Raises:
+        InvalidRequestError: a version that is no number.
+    """
+    if not model:
+        raise InvalidRequestError("The request names no model.", field="model_name")
+    if version and not (version.isascii() and version.isdigit() and len(version) <= 19):
+        raise InvalidRequestError(f"{version!r} is no version number.", field="model_version")
+    return Target(model, int(version) if version else None)
+
+
+def decode_infer_request(body: bytes) -> InferRequest:
+    """Server: a ModelInferRequest.
+
+    Raises:
+        InvalidRequestError: names the input at fault.
+    """
+    request = parse("ModelInferRequest", body)
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequestError(
+            f"{len(request.inputs)} inputs came with {len(raw)} raw contents."
+        )
+    inputs: dict[str, Array] = {}
+    for index, tensor in enumerate(request.inputs):
+        shape, dtype = check_shape(tensor.name, tensor.datatype, list(tensor.shape))
+        if raw:
+            if tensor.HasField("contents"):
+                raise InvalidRequestError(
+                    f"Input {tensor.name!r} has contents beside raw contents.", field=tensor.name
+                )
+            inputs[tensor.name] = decode_raw(raw[index], tensor.name, shape, dtype)
+        else:
+            inputs[tensor.name] = _typed(tensor, shape, dtype)
+    parameters = {name: _value(each) for name, each in request.parameters.items()}
+    outputs = {
+        each.name: RequestedOutput(
+            is_binary=True, classification=int(_value(each.parameters["classification"]) or 0)
+        )
+        if "classification" in each.parameters
+        else RequestedOutput(is_binary=True)
+        for each in request.outputs
+    }
+    signature = parameters.get("signature_name", "")
+    return InferRequest(
+        call=PredictCall(
+            target=target_of(request.model_name, request.model_version),
+            inputs=inputs,
+            signature=signature if isinstance(signature, str) else "",
+            outputs=tuple(outputs),
+            request_id=request.id,
+        ),
+        id=request.id,
+        outputs=outputs,
+        default=RequestedOutput(is_binary=True),
+    )
+
+
+def _value(parameter: Any) -> Any:
+    choice = parameter.WhichOneof("parameter_choice")
+    return None if choice is None else getattr(parameter, choice)
+
+
+def _typed(tensor: Any, shape: tuple[int, ...], dtype: str) -> Array:
+    if dtype not in _CONTENTS:
+        raise InvalidRequestError(
+            f"{tensor.datatype} comes as raw contents only (input {tensor.name!r}).",
+            field=tensor.name,
+        )
+    values = getattr(tensor.contents, _CONTENTS[dtype])
+    if len(values) != math.prod(shape):
+        raise InvalidRequestError(
+            f"unable to find data for input tensor {tensor.name!r}: shape {list(shape)} has "
+            f"{math.prod(shape)} values, {len(values)} came.",
+            field=tensor.name,
+        )
+    if dtype == "bytes":
+        strings = np.empty(len(values), dtype=np.object_)
+        strings[:] = list(values)
+        return strings.reshape(shape)
+    return (
+        np.array(values, dtype=np.int64 if dtype.startswith("int") else None)
+        .astype(dtype)
+        .reshape(shape)
+    )
+
+
+def encode_infer_reply(
+    request: InferRequest, reply: PredictReply, labels: tuple[str, ...]
+) -> bytes:
+    """Server: a ModelInferResponse."""
+    response = message("inference.ModelInferResponse")()
+    response.model_name = reply.model
+    response.model_version = str(reply.version)
+    response.id = request.id
+    for name, array in outputs_of(request, reply, labels).items():
+        tensor = response.outputs.add()
+        tensor.name = name
+        tensor.datatype = datatype_of(array)
+        tensor.shape.extend(array.shape)
+        response.raw_output_contents.append(encode_raw(array))
+    body: bytes = response.SerializeToString()
+    return body
+
+
+def encode_metadata(metadata: ModelMetadata, signature: Signature) -> bytes:
+    """Server: a ModelMetadataResponse."""
+    response = message("inference.ModelMetadataResponse")()
+    response.name = metadata.model
+    response.versions.extend(str(version) for version in metadata.versions)
+    response.platform = metadata.platform
+    for specs, tensors in (
+        (signature.inputs, response.inputs),
+        (signature.outputs, response.outputs),
+    ):
+        for spec in specs.values():
+            _encode_spec(spec, tensors.add())
+    body: bytes = response.SerializeToString()
+    return body
+
+
+def _encode_spec(spec: TensorSpec, tensor: Any) -> None:
+    tensor.name = spec.name
+    tensor.datatype = DATATYPES[spec.dtype]
+    tensor.shape.extend(-1 if size is None else size for size in spec.shape or (None,))
+
+
+def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> bytes:
+    """Server: a RepositoryIndexResponse."""
+    response = message("inference.RepositoryIndexResponse")()
+    for status in statuses:
+        for each in status.versions:
+            if only_ready and each.state is not VersionState.AVAILABLE:
+                continue
+            entry = response.models.add()
+            entry.name, entry.version = status.model, str(each.version)
+            entry.state, entry.reason = STATES[each.state], each.error_message
+    body: bytes = response.SerializeToString()
+    return body
+
+
+def encode_infer_request(call: PredictCall) -> bytes:
+    """Client: a ModelInferRequest with raw contents."""
+    request = message("inference.ModelInferRequest")()
+    request.model_name = call.target.model
+    if call.target.version is not None:
+        request.model_version = str(call.target.version)
+    request.id = call.request_id
+    if call.signature:
+        request.parameters["signature_name"].string_param = call.signature
+    for name, array in call.inputs.items():
+        tensor = request.inputs.add()
+        tensor.name, tensor.datatype = name, datatype_of(array)
+        tensor.shape.extend(array.shape)
+        request.raw_input_contents.append(encode_raw(array))
+    for name in call.outputs:
+        request.outputs.add().name = name
+    body: bytes = request.SerializeToString()
+    return body
+
+
+def decode_infer_reply(body: bytes) -> PredictReply:
+    """Client: a ModelInferResponse."""
+    response = parse("ModelInferResponse", body)
+    raw = list(response.raw_output_contents)
+    outputs = {}
+    for index, tensor in enumerate(response.outputs):
+        shape, dtype = tuple(tensor.shape), DTYPES[tensor.datatype]
+        outputs[tensor.name] = (
+            decode_raw(raw[index], tensor.name, shape, dtype)
+            if raw
+            else _typed(tensor, shape, dtype)
+        )
+    return PredictReply(
+        model=response.model_name,
+        version=int(response.model_version or 0),
+        signature="",
+        outputs=outputs,
+        request_id=response.id,
+    )

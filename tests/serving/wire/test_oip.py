@@ -1,0 +1,159 @@
+"""The Open Inference Protocol's tensors and requests, both ways."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
+from serving.messages import PredictCall, PredictReply, Signature, Target, TensorSpec
+from serving.wire import oip, oip_json, oip_proto
+
+SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+NUMBERS = st.sampled_from([name for name in oip.DATATYPES if name not in ("bytes", "bfloat16")])
+TENSORS = NUMBERS.flatmap(lambda name: arrays.arrays(np.dtype(name), SHAPES)) | arrays.arrays(
+    np.object_, SHAPES, elements=st.binary(max_size=6)
+)
+SIGNATURE = Signature("serving_default", {"x": TensorSpec("x", "float32", (None, 2))}, {})
+
+
+@given(TENSORS)
+def test_raw_tensors_come_back_as_they_were(array):
+    name = "bytes" if array.dtype == object else str(array.dtype)
+    found = oip.decode_raw(oip.encode_raw(array), "x", array.shape, name)
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+@given(st.lists(TENSORS, min_size=1, max_size=3), st.text(max_size=4))
+def test_requests_and_replies_come_back_over_rest_and_grpc(tensors, signature):
+    inputs = {f"x{index}": array for index, array in enumerate(tensors)}
+    call = PredictCall(Target("m", 3), inputs, signature, ("y",), request_id="r")
+    body, split = oip_json.encode_infer_request(call)
+    rest = oip_json.decode_infer_request(body, str(split), Target("m", 3), SIGNATURE)
+    grpc = oip_proto.decode_infer_request(oip_proto.encode_infer_request(call))
+    for found in (rest, grpc):
+        assert (found.call.target, found.call.signature, found.call.outputs) == (
+            Target("m", 3),
+            signature,
+            ("y",),
+        )
+        assert found.id == "r"
+        assert found.wanted("y").is_binary
+        for name, array in inputs.items():
+            np.testing.assert_array_equal(found.call.inputs[name], array)
+    reply = PredictReply("m", 3, "s", inputs)
+    request = oip.InferRequest(call, "r", {}, oip.RequestedOutput(is_binary=True))
+    body, split = oip_json.encode_infer_reply(request, reply, ())
+    again = oip_json.decode_infer_reply(body, None if split is None else str(split))
+    also = oip_proto.decode_infer_reply(oip_proto.encode_infer_reply(request, reply, ()))
+    for found in (again, also):
+        assert (found.model, found.version, found.request_id) == ("m", 3, "r")
+        for name, array in inputs.items():
+            np.testing.assert_array_equal(found.outputs[name], array)
+
+
+def decode(document, header=None, tail=b""):
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    length = str(len(body)) if header is None and tail else header
+    return oip_json.decode_infer_request(body + tail, length, Target("m"), SIGNATURE)
+
+
+def tensor(**fields):
+    return {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", **fields}]}
+
+
+def test_json_data_may_be_nested_or_flat():
+    for data in ([1, 2.5], [[1, 2.5]], [[1], [2.5]]):
+        assert decode(tensor(data=data)).call.inputs["x"].tolist() == [[1, 2.5]]
+    found = decode(tensor(data=["a", "b"], datatype="BYTES")).call.inputs["x"]
+    assert found.tolist() == [[b"a", b"b"]]
+
+
+def test_a_body_without_json_is_the_only_input():
+    found = decode(np.array([1, 2], "<f4").tobytes(), header="0")
+    assert found.call.inputs["x"].tolist() == [[1, 2]]
+    assert found.default.is_binary
+
+
+@pytest.mark.parametrize(
+    ("document", "options", "words"),
+    [
+        ({}, {}, "list 'inputs'"),
+        (tensor(), {}, "either 'data' or the parameter"),
+        (tensor(data=[1, 2], parameters={"binary_data_size": 8}), {}, "either"),
+        (tensor(data=[1]), {}, r"shape \[1, 2\] has 2 values, 1 came"),
+        (tensor(data=["a", "b"]), {}, "of type FP32 has the value 'a'"),
+        (tensor(data=[True, 1]), {}, "has the value True"),
+        (tensor(data=[1.0, 2.0], datatype="INT32"), {}, "INT32 has the value 1.0"),
+        (tensor(data=[1, 2], datatype="FP8"), {}, "datatype 'FP8'; there are BOOL"),
+        (tensor(data=[1, 2], shape=[-1, 2]), {}, "whole numbers from 0"),
+        (tensor(data=[1, 2], shape="2"), {}, "whole numbers from 0"),
+        (
+            tensor(parameters={"binary_data_size": 8}),
+            {"tail": b"1234"},
+            "unexpected size for input 'x'",
+        ),
+        (tensor(parameters={"binary_data_size": 4}), {"tail": b"1234"}, "has 8 bytes; 4 came"),
+        (tensor(data=[1, 2]), {"tail": b"1"}, "unexpected additional input data"),
+        (tensor(data=[1, 2]), {"header": "9999"}, "Inference-Header-Content-Length is '9999'"),
+        (tensor(data=[1, 2]), {"header": "-1"}, "Inference-Header-Content-Length"),
+        ({**tensor(data=[1, 2]), "outputs": 3}, {}, "'outputs' is a list"),
+        ({**tensor(data=[1, 2]), "parameters": 3}, {}, "parameters of the request"),
+        ({**tensor(data=[1, 2]), "parameters": {"priority": -1}}, {}, "priority is -1"),
+        ({"inputs": [3]}, {}, "Each input is an object"),
+        ({"inputs": tensor(data=[1, 2])["inputs"] * 2}, {}, "'x' comes twice"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_part_at_fault(document, options, words):
+    with pytest.raises(InvalidRequestError, match=words):
+        decode(document, **options)
+
+
+def test_limits_and_missing_forms_are_told():
+    with pytest.raises(LimitExceededError, match="elements; at most"):
+        decode(tensor(data=[], shape=[1 << 20, 1 << 20]))
+    with pytest.raises(UnsupportedError, match="FP16 data via JSON"):
+        decode(tensor(data=[1, 2], datatype="FP16"))
+    with pytest.raises(InvalidRequestError, match="goes beyond its 6 bytes"):
+        oip.decode_raw(b"\x05\0\0\0ab", "x", (1,), "bytes")
+    with pytest.raises(InvalidRequestError, match="bytes are left after 1 strings"):
+        oip.decode_raw(b"\x01\0\0\0ab", "x", (1,), "bytes")
+
+
+def test_the_best_classes_are_ranked_with_value_index_and_label():
+    scores = np.array([[0.1, 0.826453, 0.05], [0.5, 0.2, 0.3]], np.float32)
+    found = oip.classify(scores, 2, ("ant", "bee"))
+    assert found.tolist() == [
+        [b"0.826453:1:bee", b"0.100000:0:ant"],
+        [b"0.500000:0:ant", b"0.300000:2"],
+    ]
+    assert oip.classify(scores[0], 9, ()).shape == (3,)
+    with pytest.raises(InvalidRequestError, match="classification is -1"):
+        oip.classify(scores, -1, ())
+    with pytest.raises(InvalidRequestError, match="cannot be ranked"):
+        oip.classify(np.array([b"a"], object), 1, ())
+
+
+def test_typed_contents_are_read_and_mixing_is_refused():
+    from serving.wire.pool import message
+
+    request = message("inference.ModelInferRequest")(model_name="m")
+    made = request.inputs.add(name="x", datatype="INT16", shape=[2])
+    made.contents.int_contents.extend([1, -2])
+    found = oip_proto.decode_infer_request(request.SerializeToString()).call.inputs["x"]
+    assert (found.dtype, found.tolist()) == (np.int16, [1, -2])
+    request.raw_input_contents.append(b"\0" * 4)
+    with pytest.raises(InvalidRequestError, match="contents beside raw contents"):
+        oip_proto.decode_infer_request(request.SerializeToString())
+    made.contents.Clear()
+    request.inputs.add(name="y", datatype="INT16", shape=[2])
+    with pytest.raises(InvalidRequestError, match="2 inputs came with 1 raw contents"):
+        oip_proto.decode_infer_request(request.SerializeToString())
+    with pytest.raises(InvalidRequestError, match="'x1' is no version number"):
+        oip_proto.target_of("m", "x1")
+    with pytest.raises(InvalidRequestError, match="names no model"):
+        oip_proto.target_of("", "")
