@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASETS ?= ../shared/datasets
 
-.PHONY: env demo test check lock proto clean
+.PHONY: env demo test check witness lock proto clean
 
 env: $(VENV)/.complete
 
@@ -26,7 +26,15 @@ check: env  ## The fast subset: format, lint, types, import rules, tests that ne
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not tensorflow and not openvino and not jax and not ray and not e2e and not slow"
 
-test: check  ## Everything that must pass.
+# Foreign clients live in an environment of their own: their pins clash with ours.
+witness: build/witness/.complete
+
+build/witness/.complete: tests/witnesses/requirements.lock
+	$(PYTHON) -m venv build/witness
+	build/witness/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+test: check witness  ## Everything that must pass.
 	$(BIN)/python -m pytest -q -m "tensorflow or openvino or jax or e2e or slow"
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml

@@ -1,0 +1,44 @@
+"""Clients that are not ours, each in an environment of its own."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WITNESS = ROOT / "build" / "witness" / "bin" / "python"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.openvino]
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tmp_path_factory):
+    from tests.e2e.conftest import serve
+    from tests.serving.published import publish_tiny
+    from zoo.artifact import write_labels
+
+    place = tmp_path_factory.mktemp("witness")
+    publish_tiny(place / "models")
+    publish_tiny(place / "models", scale=2.0)
+    write_labels(place / "models" / "tiny", {"stable": 1})
+    with serve(place / "models", place) as server:
+        yield server
+
+
+def test_tritonclient_works_unchanged_in_all_four_forms(tiny_server):
+    if not WITNESS.exists():
+        pytest.skip("no build/witness; `make witness` installs tritonclient there")
+    done = subprocess.run(
+        [
+            WITNESS,
+            ROOT / "tests/witnesses/tritonclient_check.py",
+            tiny_server.url.removeprefix("http://"),
+            tiny_server.grpc,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every claim holds" in done.stdout
