@@ -35,7 +35,7 @@ build/witness/.complete: tests/witnesses/requirements.lock
 	@touch $@
 
 test: check witness  ## Everything that must pass.
-	$(BIN)/python -m pytest -q -m "tensorflow or openvino or jax or e2e or slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "tensorflow or openvino or jax or e2e or slow"
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
 

@@ -161,8 +161,7 @@ def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) 
 def load_network(run: Run) -> keras.Model:
     """The trained network of a run; the zoo's layers are known after its builder is imported."""
     import zoo.layers
-    import zoo.losses
-    import zoo.models.zfnet  # noqa: F401 - these register what model.keras names
+    import zoo.losses  # noqa: F401 - these register what model.keras names
     from zoo.models.googlenet import without_auxiliary
 
     model: keras.Model = keras.models.load_model(run.model, compile=False)

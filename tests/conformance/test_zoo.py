@@ -200,7 +200,7 @@ def test_a_seed_decides_the_weights(name):
 ON_JAX = """
     import json, sys
     import jax, keras, numpy as np
-    import zoo.layers, zoo.models.zfnet
+    import zoo.layers
     assert keras.backend.backend() == "jax"
     for line in sys.stdin:
         path = json.loads(line)

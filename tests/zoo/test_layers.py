@@ -87,7 +87,7 @@ def test_local_layers_with_equal_filters_are_convolutions():
 
 
 def test_filters_are_scaled_back_to_their_rms():
-    from zoo.models.zfnet import FilterRms
+    from zoo.layers import FilterRms
 
     kernel = RNG.normal(size=(3, 3, 4, 2)).astype(np.float32)
     kernel[..., 1] *= 0.01

@@ -1,5 +1,6 @@
 """The layers the papers need and Keras lacks, in Keras 3 ops: they run on every backend."""
 
+from zoo.layers.constraint import FilterRms
 from zoo.layers.lenet import EuclideanRBF, FanInUniform, Subsampling, TableConv2D, scaled_tanh
 from zoo.layers.local import LocallyConnected2D
 from zoo.layers.maxout import Maxout
@@ -12,6 +13,7 @@ __all__ = [
     "CeilMaxPooling2D",
     "EuclideanRBF",
     "FanInUniform",
+    "FilterRms",
     "LocalResponseNormalization",
     "LocallyConnected2D",
     "Maxout",
