@@ -94,7 +94,16 @@ def output_size(size: int, kernel: int, padding: int, stride: int) -> int:
 
 
 def describe(model: Any) -> Anatomy:
-    """Reads a built, functional Keras model."""
+    """Reads a built, functional Keras model.
+
+    Raises:
+        UsageError: it takes images of any size, so its work and sizes have no number.
+    """
+    if None in model.input_shape[1:]:
+        raise UsageError(
+            f"{model.name} takes images of any size, {list(model.input_shape)}; its anatomy needs "
+            "one. Build it with a fixed input_shape."
+        )
     fields: dict[str, tuple[int, int]] = {}
     layers = []
     for layer in model.layers:

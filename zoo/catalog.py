@@ -1,7 +1,7 @@
 """The one table of networks: what is known of each, and where its builder is.
 
 Figures are the paper's (or the named source's) and are proven against the built networks by
-`tests/zoo/test_catalog.py`.
+`tests/conformance/test_zoo.py`.
 """
 
 import inspect
@@ -578,9 +578,16 @@ def create(
     for option in options:
         if option not in known:
             raise UsageError(unknown(f"option of {name}", option, known))
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"{name} needs at least one class; found num_classes={num_classes}.")
+    # Of convnet, the spec among the options says both; every other network has the row's.
+    if input_shape is None and "spec" not in options:
+        input_shape = spec.input.shape
+    if num_classes is None and "spec" not in options:
+        num_classes = spec.num_classes
     model: keras.Model = builder(
-        input_shape=tuple(input_shape or spec.input.shape),
-        num_classes=spec.num_classes if num_classes is None else num_classes,
+        input_shape=None if input_shape is None else tuple(input_shape),
+        num_classes=num_classes,
         include_top=include_top,
         **{**spec.options, **options},
     )

@@ -7,6 +7,9 @@ from keras import layers
 
 from zoo.errors import UsageError
 
+# Layers of a chain that have no meaning on larger maps: weights for each place, distances to codes.
+OF_ONE_SIZE = ("LocallyConnected2D", "EuclideanRBF")
+
 
 def to_fully_convolutional(model: keras.Model) -> keras.Model:
     """Turns the classifier of a chain like VGG or AlexNet into convolutions.
@@ -27,11 +30,16 @@ def to_fully_convolutional(model: keras.Model) -> keras.Model:
     """
     chain = model.layers[1:]
     flatten = next((layer for layer in chain if isinstance(layer, layers.Flatten)), None)
-    branching = [layer for layer in chain if isinstance(layer.input, list | tuple)]
-    if flatten is None or branching:
+    refused = [
+        layer
+        for layer in chain
+        if isinstance(layer.input, list | tuple) or type(layer).__name__ in OF_ONE_SIZE
+    ]
+    if flatten is None or refused:
+        because = f" ({refused[0].name} is in the way)" if refused else ""
         raise UsageError(
-            f"{model.name} is no chain of convolutions and dense layers, so its classifier cannot "
-            "become convolutions; AlexNet, ZFNet and VGG are."
+            f"{model.name} is no chain of convolutions and dense layers{because}, so its "
+            "classifier cannot become convolutions; AlexNet, ZFNet and VGG are."
         )
     *_, channels = model.input_shape
     x: Any = keras.Input((None, None, channels), name="image")

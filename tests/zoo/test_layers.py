@@ -116,6 +116,7 @@ def test_xos_maps_lie_between_minus_one_and_one_and_find_its_features():
 
 def test_a_fully_convolutional_vgg_answers_the_same_and_takes_larger_images():
     import zoo
+    from zoo.anatomy import describe
     from zoo.convert import to_fully_convolutional
     from zoo.errors import UsageError
 
@@ -130,6 +131,12 @@ def test_a_fully_convolutional_vgg_answers_the_same_and_takes_larger_images():
     assert found.shape == (1, 96 // 32 - 1, 128 // 32 - 1, 5)
     with pytest.raises(UsageError, match="googlenet is no chain"):
         to_fully_convolutional(zoo.create("googlenet", input_shape=(64, 64, 3)))
+    with pytest.raises(UsageError, match="logits is in the way"):
+        to_fully_convolutional(zoo.create("lenet5"))
+    with pytest.raises(UsageError, match="images of any size"):
+        describe(dense)
+    with pytest.raises(UsageError, match="at least 32x32; found \\[None, None, 3\\]"):
+        zoo.create("vgg11", input_shape=(None, None, 3))
 
 
 def test_googlenets_auxiliary_heads_are_there_in_training_alone():
@@ -176,6 +183,11 @@ def test_a_convnet_comes_from_yaml_and_faults_are_named(tmp_path):
         "stages: [{filters: 4, kernel: 5, padding: valid, pool: {size: 2}}]\ndense: []\n"
     )
     assert zoo.create("convnet", spec=path).output_shape == (None, 10)
+    sized = "input_shape: [28, 20, 1]\nnum_classes: 3\nstages: [{filters: 4}]\n"
+    path.write_text(sized)
+    model = zoo.create("convnet", spec=path)
+    assert (model.input_shape, model.output_shape) == ((None, 28, 20, 1), (None, 3))
+    assert zoo.create("convnet", spec=path, num_classes=7).output_shape == (None, 7)
     for text, words in (
         ("stages: [{filters: 0}]", "stages.0.filters"),
         ("stage: []", "stage: Extra inputs"),
@@ -188,3 +200,5 @@ def test_a_convnet_comes_from_yaml_and_faults_are_named(tmp_path):
     too_deep = {"stages": [{"filters": 2, "pool": {"size": 2}}] * 6}
     with pytest.raises(UsageError, match="1 pixels are left"):
         zoo.create("convnet", spec=too_deep)
+    with pytest.raises(UsageError, match="at least one class"):
+        zoo.create("convnet", num_classes=0)

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from zoo.errors import UsageError
 from zoo.frozen import Frozen
 from zoo.layers import Maxout, SumPooling2D, scaled_tanh
-from zoo.models.parts import image_input
+from zoo.models.parts import image_input, require_size
 
 ActivationName = Literal["relu", "leaky_relu", "maxout", "tanh", "scaled_tanh", "sigmoid"]
 
@@ -95,8 +95,8 @@ def _first(error: ValidationError) -> str:
 
 
 def convnet(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
+    input_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
     *,
     include_top: bool = True,
     spec: ConvNetSpec | dict[str, Any] | str | Path | None = None,
@@ -104,8 +104,8 @@ def convnet(
     """A network of the pattern, from a spec.
 
     Args:
-        input_shape: In place of the spec's.
-        num_classes: In place of the spec's.
+        input_shape: In place of the spec's, when given.
+        num_classes: In place of the spec's, when given.
         include_top: False ends at the last stage.
         spec: A spec, its plain data, or the path of a YAML file; its defaults when None.
 
@@ -116,7 +116,9 @@ def convnet(
         UsageError: a spec that is not valid, or stages that leave nothing of the image.
     """
     chosen = _spec(spec)
-    image = image_input(input_shape)
+    shape = input_shape or chosen.input_shape
+    require_size("convnet", shape, 1)
+    image = image_input(shape)
     x: Any = image
     for number, stage in enumerate(chosen.stages, start=1):
         x = _stage(x, stage, number, chosen)
@@ -128,7 +130,7 @@ def convnet(
             x = _activate(x, chosen, f"fc{number}")
             if chosen.dropout:
                 x = layers.Dropout(chosen.dropout, name=f"drop{number}")(x)
-        x = layers.Dense(num_classes, name="logits")(x)
+        x = layers.Dense(num_classes or chosen.num_classes, name="logits")(x)
     return keras.Model(image, x, name="convnet")
 
 

@@ -15,8 +15,8 @@ def image_input(input_shape: tuple[int, int, int]) -> Any:
 
 
 def require_size(name: str, input_shape: tuple[int, int, int], least: int) -> None:
-    """Raises `UsageError` for an image that is too small for a network."""
-    if len(input_shape) != 3 or min(input_shape[:2]) < least:
+    """Raises `UsageError` for an image that is too small for a network, or of unknown size."""
+    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < least:
         raise UsageError(
             f"{name} takes images [height, width, channels] of at least {least}x{least}; "
             f"found {list(input_shape)}."
