@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
 from serving.messages import Array, PredictCall, PredictReply
-from serving.wire.tensors import MAX_ELEMENTS, dtype_name
+from serving.wire.tensors import MAX_ELEMENTS, dtype_name, native, numpy_type_of
 
 # Our names -> the protocol's.
 DATATYPES = {
@@ -101,7 +101,7 @@ def decode_raw(data: bytes | memoryview, name: str, shape: tuple[int, ...], dtyp
     """
     if dtype == "bytes":
         return _decode_strings(bytes(data), name, math.prod(shape)).reshape(shape)
-    numpy_type = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+    numpy_type = np.dtype(numpy_type_of(dtype))
     wanted = math.prod(shape) * numpy_type.itemsize
     if len(data) != wanted:
         raise InvalidRequestError(
@@ -139,7 +139,7 @@ def encode_raw(array: Array) -> bytes:
     if dtype_name(array) == "bytes":
         items = (item if isinstance(item, bytes) else str(item).encode() for item in array.ravel())
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
-    return np.ascontiguousarray(array).tobytes()
+    return native(array).tobytes()
 
 
 def datatype_of(array: Array) -> str:

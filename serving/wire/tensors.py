@@ -8,6 +8,7 @@ Rules, as TensorFlow's C++ has them:
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,27 @@ NAMES_OF_ENUM = {spelled: name for name, spelled in ENUM_NAMES.items()}
 
 def dtype_name(array: Array) -> str:
     """The project's name for an array's type: NumPy's, or "bytes" for objects and strings."""
-    return "bytes" if array.dtype.kind in "OSU" else str(array.dtype)
+    return "bytes" if array.dtype.kind in "OSU" else array.dtype.name
+
+
+@cache
+def numpy_type_of(dtype: str) -> Any:
+    """NumPy's type for one of our names; bfloat16 as its 16 bits where NumPy cannot be taught it.
+
+    TensorFlow and JAX bring `ml_dtypes`; nothing else has a use for bfloat16.
+    """
+    if dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ModuleNotFoundError:
+            return np.uint16
+        return ml_dtypes.bfloat16
+    return _TYPES[dtype][2]
+
+
+def native(array: Array) -> Array:
+    """The array in this machine's byte order; the same one when it is already."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
@@ -74,6 +95,7 @@ def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
     name = dtype_name(array)
     if name not in _TYPES:
         raise UnsupportedError(f"Tensors of {name} cannot be sent; TensorProto has no such type.")
+    array = native(array)
     proto.dtype, field, _ = _TYPES[name]
     shape = proto.tensor_shape  # reading it marks it as set, as it must be for scalars too
     shape.SetInParent()
@@ -84,10 +106,10 @@ def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
             item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()
         )
     elif as_content:
-        proto.tensor_content = np.ascontiguousarray(array).tobytes()
+        proto.tensor_content = array.tobytes()
     else:
         flat = array.ravel()
-        if name == "float16":
+        if name in ("float16", "bfloat16"):
             flat = flat.view(np.uint16)
         elif flat.dtype.kind == "c":
             flat = flat.view(flat.real.dtype)
@@ -129,7 +151,7 @@ def decode_tensor(proto: Any, name: str, *, max_elements: int = MAX_ELEMENTS) ->
             f"at most {max_elements:,} are taken.",
             field=name,
         )
-    _, field, numpy_type = _TYPES[dtype]
+    field, numpy_type = _TYPES[dtype][1], numpy_type_of(dtype)
     if dtype == "bytes":
         return _strings(proto, name, number).reshape(shape)
     if proto.tensor_content:

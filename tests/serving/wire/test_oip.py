@@ -28,6 +28,13 @@ def test_raw_tensors_come_back_as_they_were(array):
     np.testing.assert_array_equal(found, array)
 
 
+def test_an_array_of_the_other_byte_order_is_sent_as_the_same_numbers():
+    array = np.arange(3, dtype=">i2")
+    assert oip.datatype_of(array) == "INT16"
+    found = oip.decode_raw(oip.encode_raw(array), "x", (3,), "int16")
+    np.testing.assert_array_equal(found, array)
+
+
 @given(st.lists(TENSORS, min_size=1, max_size=3), st.text(max_size=4))
 def test_requests_and_replies_come_back_over_rest_and_grpc(tensors, signature):
     inputs = {f"x{index}": array for index, array in enumerate(tensors)}

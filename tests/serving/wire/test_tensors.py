@@ -85,6 +85,29 @@ def test_strings_as_content_are_read_as_tensorflow_writes_them():
     assert decode_tensor(written, "x").tolist() == theirs.numpy().tolist()
 
 
+def test_an_array_of_the_other_byte_order_is_sent_as_the_same_numbers():
+    array = np.arange(3, dtype=">f4")
+    for as_content in (True, False):
+        written = proto()
+        encode_tensor(array, written, as_content=as_content)
+        np.testing.assert_array_equal(decode_tensor(written, "x"), array)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("as_content", [True, False])
+def test_bfloat16_is_the_type_that_tensorflow_gives_and_takes(as_content):
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    array = tf.constant([1.0, -2.5, 0.0], tf.bfloat16).numpy()
+    written = proto()
+    encode_tensor(array, written, as_content=as_content)
+    read = tf.make_ndarray(tensor_pb2.TensorProto.FromString(written.SerializeToString()))
+    found = decode_tensor(written, "x")
+    assert read.dtype == found.dtype == array.dtype
+    assert read.tolist() == found.tolist() == [1.0, -2.5, 0.0]
+
+
 def declared(dtype, *sizes, **fields):
     written = proto()
     written.dtype = dtype
