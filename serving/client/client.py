@@ -1,18 +1,28 @@
 """`Client` for threads and `AsyncClient` for asyncio: the same operations, driven two ways."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from serving.client import address as addresses
+from serving.client.batches import Batch, alone, failures, gather, outcomes
 from serving.client.core import Core, Send, Steps
-from serving.client.errors import ClientError
+from serving.client.errors import ClientError, InvalidInputError
 from serving.client.exchange import Headers, Reply
 from serving.client.images import Image, is_one_image
-from serving.client.inputs import Inputs
-from serving.client.results import Classification, Metadata, ModelStatus, Prediction
+from serving.client.inputs import ArrayLike, Inputs
+from serving.client.results import (
+    Classification,
+    Metadata,
+    ModelStatus,
+    Outcome,
+    Prediction,
+)
 from serving.client.settings import Retries, Tls
 from serving.client.transports import (
     AsyncGrpcTransport,
@@ -34,6 +44,21 @@ def _headers(token: str | None, headers: Mapping[str, str] | None) -> Headers:
     if token is not None:
         named["authorization"] = f"Bearer {token}"
     return tuple(named.items())
+
+
+@contextlib.contextmanager
+def _progress(is_shown: bool) -> Iterator[Callable[[], None]]:  # noqa: FBT001 - it is the caller's flag
+    """A progress bar on standard error, and how to move it; nothing when it is not wanted."""
+    if not is_shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda: shown.advance(task)
 
 
 class Client:
@@ -193,6 +218,79 @@ class Client:
         found = self._run(self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s))
         return found[0] if is_one else found
 
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[ArrayLike],
+        *,
+        batch_size: int = 32,
+        concurrency: int = 4,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        progress: bool = False,
+    ) -> Iterator[Outcome[Prediction]]:
+        """Runs a model on a stream of examples, in order, with bounded memory.
+
+        Args:
+            model: The model's name.
+            items: Examples without a batch axis; at most `batch_size * concurrency` are held.
+            batch_size: Examples that travel together.
+            concurrency: Batches under way at the same time.
+            version: Its version; the newest when neither this nor `label` is given.
+            label: A version label.
+            signature: "serving_default" when None.
+            outputs: Which outputs to return; all when None.
+            timeout_s: For each batch, instead of the client's.
+            progress: Show a progress bar on standard error.
+
+        Yields:
+            One outcome an example, in order: its answer, or its own error. An example that is
+            refused takes no other with it.
+        """
+
+        def ask(batch: Batch) -> Sequence[Outcome[Prediction]]:
+            try:
+                answer = self.predict(
+                    model,
+                    batch.inputs,
+                    version=version,
+                    label=label,
+                    signature=signature,
+                    outputs=outputs,
+                    timeout_s=timeout_s,
+                )
+            except InvalidInputError as error:
+                if len(batch.items) == 1:
+                    return failures(batch, error)
+                return [found for each in alone(batch) for found in ask(each)]
+            except ClientError as error:
+                return failures(batch, error)
+            return outcomes(batch, answer)
+
+        pending: deque[Future[Sequence[Outcome[Prediction]]]] = deque()
+        with (
+            ThreadPoolExecutor(concurrency, "convzoo-client") as pool,
+            _progress(progress) as advance,
+        ):
+            try:
+                for batch in gather(items, batch_size):
+                    pending.append(pool.submit(ask, batch))
+                    if len(pending) >= concurrency:
+                        for found in pending.popleft().result():
+                            advance()
+                            yield found
+                while pending:
+                    for found in pending.popleft().result():
+                        advance()
+                        yield found
+            finally:
+                # Whoever stops early does not wait for what nobody will read.
+                for future in pending:
+                    future.cancel()
+
     def metadata(
         self,
         model: str,
@@ -332,6 +430,58 @@ class AsyncClient:
             self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s)
         )
         return found[0] if is_one else found
+
+    async def predict_many(
+        self,
+        model: str,
+        items: Iterable[ArrayLike],
+        *,
+        batch_size: int = 32,
+        concurrency: int = 4,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Outcome[Prediction]]:
+        """As `Client.predict_many`."""
+
+        async def ask(batch: Batch) -> Sequence[Outcome[Prediction]]:
+            try:
+                answer = await self.predict(
+                    model,
+                    batch.inputs,
+                    version=version,
+                    label=label,
+                    signature=signature,
+                    outputs=outputs,
+                    timeout_s=timeout_s,
+                )
+            except InvalidInputError as error:
+                if len(batch.items) == 1:
+                    return failures(batch, error)
+                return [found for each in alone(batch) for found in await ask(each)]
+            except ClientError as error:
+                return failures(batch, error)
+            return outcomes(batch, answer)
+
+        pending: deque[asyncio.Task[Sequence[Outcome[Prediction]]]] = deque()
+        with _progress(progress) as advance:
+            try:
+                for batch in gather(items, batch_size):
+                    pending.append(asyncio.create_task(ask(batch)))
+                    if len(pending) >= concurrency:
+                        for found in await pending.popleft():
+                            advance()
+                            yield found
+                while pending:
+                    for found in await pending.popleft():
+                        advance()
+                        yield found
+            finally:
+                for task in pending:
+                    task.cancel()
 
     async def metadata(
         self,
