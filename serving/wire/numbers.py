@@ -1,10 +1,11 @@
 """The fast path of JSON predictions: nested numbers straight into an array, with simdjson.
 
-A body that is anything but `{"instances": [[...]]}` or `{"inputs": [[...]]}`, with a signature's
-name at most beside it, and numbers in regular nesting, is left to the general reader. So this file
-decides nothing and words no error.
+A body that is anything but `{"instances": [[...]]}`, `{"inputs": [[...]]}` or
+`{"inputs": {"name": [[...]]}}`, with a signature's name at most beside it, and numbers in regular
+nesting, is left to the general reader. So this file decides nothing and words no error.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,23 @@ from numpy.typing import NDArray
 
 _KEYS = ("instances", "inputs")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a usual body holds.
+
+    Attributes:
+        is_row: Whether it came as `instances`.
+        signature: The signature's name, or "".
+        input: The input's name, or "" where the body gives none.
+        values: The numbers.
+    """
+
+    is_row: bool
+    signature: str
+    input: str
+    values: NDArray[np.float64]
 
 
 @cache
@@ -24,15 +42,11 @@ def _parser_class() -> Any:
     return simdjson.Parser
 
 
-def read(body: bytes) -> tuple[str, str, NDArray[np.float64]] | None:
-    """Reads nested numbers.
-
-    Returns:
-        ("instances" or "inputs", the signature's name or "", float64 array), or None when the
-        general reader must look.
-    """
+def read(body: bytes) -> Numbers | None:
+    """Reads nested numbers; None when the general reader must look."""
     parser_class = _parser_class()
-    if parser_class is None:
+    # simdjson reads true as 1.0, which no signature of numbers takes.
+    if parser_class is None or b"true" in body or b"false" in body:
         return None
     try:
         document = parser_class().parse(body)
@@ -42,14 +56,17 @@ def read(body: bytes) -> tuple[str, str, NDArray[np.float64]] | None:
             return None
         (key,) = found
         name = document["signature_name"] if "signature_name" in keys else ""
-        values = document[key]
+        values, taken = document[key], ""
+        if key == "inputs" and hasattr(values, "keys"):
+            (taken,) = values.keys()
+            values = values[taken]
         shape = _shape(values)
         if not shape or not isinstance(name, str) or not is_regular(body, shape):
             return None
         flat = np.frombuffer(values.as_buffer(of_type="d"), dtype=np.float64)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError):
         return None
-    return key, name, flat.reshape(shape)
+    return Numbers(key == "instances", name, taken, flat.reshape(shape))
 
 
 def _shape(values: Any) -> tuple[int, ...]:

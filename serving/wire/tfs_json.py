@@ -6,6 +6,7 @@ The server needs orjson and simdjson for speed; the client works without them.
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,14 +27,24 @@ from serving.messages import (
     VersionStatus,
 )
 from serving.wire import numbers
-from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name
+from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name, native
 
 try:
     import orjson
 except ModuleNotFoundError:  # the base install: the client alone
     orjson = None  # type: ignore[assignment]
 
-_INTEGER_KINDS = "iu"
+# What JSON gives for each kind of number; a bool is an int to Python and to nobody else.
+_TAKEN: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+
+# How TensorFlow Serving spells the types that its JSON cannot write.
+_SPELLED = {"float16": "half"}
+
+# RapidJSON's spelling of Infinity, outside of strings.
+_INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b')
+
+# NumPy has no arrays of more dimensions.
+_MOST_LEVELS = 64
 
 
 # --- JSON itself --------------------------------------------------------------------------------
@@ -54,6 +65,8 @@ def loads(body: bytes) -> Any:
             pass  # it may still be what TensorFlow Serving takes
     try:
         text = body.decode("utf-8").lstrip()
+        if "Inf" in text:
+            text = _INF.sub(lambda found: found[1] or "Infinity", text)
         return json.JSONDecoder().raw_decode(text)[0]
     except json.JSONDecodeError as error:
         raise InvalidRequestError(
@@ -80,6 +93,8 @@ def _plain(value: Any) -> Any:
             # Through text: 0.1f is written 0.1, not 0.10000000149011612.
             return value.astype(np.str_).astype(np.float64).tolist()
         return value.tolist()
+    if isinstance(value, np.generic):
+        return float(str(value)) if isinstance(value, np.float32) else value.item()
     raise TypeError(f"{type(value).__name__} is no JSON.")
 
 
@@ -123,7 +138,12 @@ def decode_predict_request(
     if is_row and "inputs" in document:
         raise InvalidRequestError("Not formatted correctly expecting only 'instances' or 'inputs'")
     if is_row:
-        inputs = _decode_rows(document["instances"], signature)
+        try:
+            inputs = _decode_rows(document["instances"], signature)
+        except UnsupportedError as error:
+            raise InvalidRequestError(
+                f"Failed to process element: 0 of 'instances' list. Error: {error}"
+            ) from error
     elif "inputs" in document:
         inputs = _decode_columns(document["inputs"], signature)
     else:
@@ -148,15 +168,15 @@ def _decode_fast(
     found = numbers.read(body)
     if found is None:
         return None
-    key, name, array = found
-    signature = signatures.get(name or DEFAULT_SIGNATURE)
+    signature = signatures.get(found.signature or DEFAULT_SIGNATURE)
     if signature is None or len(signature.inputs) != 1:
         return None
     (spec,) = signature.inputs.values()
-    if spec.dtype not in ("float32", "float64"):
+    if spec.dtype not in ("float32", "float64") or found.input not in ("", spec.name):
         return None
-    inputs = {spec.name: array.astype(spec.dtype)}
-    return PredictCall(target=target, signature=signature.name, inputs=inputs), key == "instances"
+    with np.errstate(over="ignore"):
+        inputs = {spec.name: found.values.astype(spec.dtype)}
+    return PredictCall(target=target, signature=signature.name, inputs=inputs), found.is_row
 
 
 def _is_base64(value: Any) -> bool:
@@ -219,47 +239,33 @@ def _tensor(value: Any, spec: TensorSpec) -> Array:
         return _string_tensor(value, spec.name)
     if spec.dtype in ("float16", "bfloat16", "uint16", "complex64", "complex128"):
         raise UnsupportedError(f"JSON has no form for input {spec.name!r} of type {spec.dtype}.")
-    try:
-        found = np.array(value)
-    except ValueError as error:
+    kind = np.dtype(spec.dtype).kind
+    leaves = np.array(value, dtype=np.object_)
+    kinds = set(map(type, leaves.ravel().tolist()))
+    if list in kinds:
         raise InvalidRequestError(
-            f"Encountered list at unexpected size: input {spec.name!r} is ragged; all lists of "
-            "one level have the same length.",
+            f"Encountered list at unexpected size: input {spec.name!r} is ragged or too deep; all "
+            "lists of one level have the same length.",
             field=spec.name,
-        ) from error
-    kinds = {"b": "b"}.get(np.dtype(spec.dtype).kind, _INTEGER_KINDS)
-    if np.dtype(spec.dtype).kind == "f":
-        kinds += "f"
-    if found.size == 0:
-        return found.astype(spec.dtype)
-    if found.dtype.kind not in kinds:
-        culprit = next(
-            (each for each in np.array(value, dtype=object).ravel() if not _fits(each, kinds)),
-            value,
         )
+    if not kinds <= _TAKEN[kind]:
+        culprit = next(each for each in leaves.ravel() if type(each) not in _TAKEN[kind])
         raise InvalidRequestError(
             f"JSON Value: {_clip(culprit)} Type: {_json_type(culprit)} is not of expected type: "
             f"{spec.dtype.replace('float32', 'float')} (input {spec.name!r})",
             field=spec.name,
         )
-    if found.dtype.kind in _INTEGER_KINDS and np.dtype(spec.dtype).kind in _INTEGER_KINDS:
-        # The narrow types are read as int32 and wrap, as in TensorFlow Serving.
-        bounds = np.iinfo(spec.dtype if np.dtype(spec.dtype).itemsize >= 4 else np.int32)
-        if int(found.max()) > bounds.max or int(found.min()) < bounds.min:
-            raise InvalidRequestError(
-                f"Input {spec.name!r} has integers outside {bounds.min}..{bounds.max}.",
-                field=spec.name,
-            )
-    with np.errstate(over="ignore"):
-        return found.astype(spec.dtype)
-
-
-def _fits(value: Any, kinds: str) -> bool:
-    if isinstance(value, bool):
-        return "b" in kinds
-    if isinstance(value, int):
-        return "i" in kinds and -(2**63) <= value < 2**64
-    return isinstance(value, float) and "f" in kinds
+    # The narrow types are read as int32 and wrap, as in TensorFlow Serving.
+    is_narrow = kind in "iu" and np.dtype(spec.dtype).itemsize < 4
+    wide = {"f": "float64"}.get(kind, "int32" if is_narrow else spec.dtype)
+    try:
+        with np.errstate(over="ignore"):
+            return leaves.astype(wide).astype(spec.dtype)
+    except OverflowError as error:
+        bounds = np.iinfo(wide) if kind in "iu" else np.finfo(wide)
+        raise InvalidRequestError(
+            f"Input {spec.name!r} has numbers outside {bounds.min}..{bounds.max}.", field=spec.name
+        ) from error
 
 
 def _json_type(value: Any) -> str:
@@ -290,7 +296,7 @@ def _collect(value: Any, name: str, flat: list[bytes], shape: list[int], level: 
     """Walks nested lists of strings; `shape` is what the first elements said."""
     if isinstance(value, list):
         if level == len(shape):
-            if flat:
+            if flat or level == _MOST_LEVELS:
                 raise _ragged(name, level)
             shape.append(len(value))
         if len(value) != shape[level]:
@@ -334,9 +340,12 @@ def encode_predict_reply(reply: PredictReply, *, is_row: bool) -> bytes:
     """Server: `{"predictions": [...]}` or `{"outputs": ...}`.
 
     Raises:
-        UnsupportedError: an output that JSON has no form for, or that row form cannot split.
+        InvalidRequestError: an output that JSON has no form for, or that row form cannot split.
     """
-    values = {name: _json_array(name, array) for name, array in reply.outputs.items()}
+    try:
+        values = {name: _json_array(name, array) for name, array in reply.outputs.items()}
+    except UnsupportedError as error:  # a request at fault, to TensorFlow Serving
+        raise InvalidRequestError(str(error)) from error
     is_finite = all(
         bool(np.isfinite(array).all())
         for array in reply.outputs.values()
@@ -345,16 +354,28 @@ def encode_predict_reply(reply: PredictReply, *, is_row: bool) -> bytes:
     write = dumps if is_finite else _dumps_with_nan
     if not is_row:
         return write({"outputs": next(iter(values.values())) if len(values) == 1 else values})
-    sizes = {name: array.shape[0] if array.ndim else None for name, array in reply.outputs.items()}
-    if None in sizes.values() or len(set(sizes.values())) > 1:
-        raise UnsupportedError(
-            "Outputs of different or no batch size cannot be answered in row form "
-            f"({sizes}); ask with 'inputs' instead of 'instances'."
-        )
+    _check_batch(reply.outputs)
     if len(values) == 1:
         return write({"predictions": next(iter(values.values()))})
     rows = zip(*values.values(), strict=True)
     return write({"predictions": [dict(zip(values, row, strict=True)) for row in rows]})
+
+
+def _check_batch(outputs: Mapping[str, Array]) -> None:
+    """Row form needs one batch size for all outputs."""
+    expected = None
+    for name, array in outputs.items():
+        if not array.ndim:
+            raise InvalidRequestError(
+                f"Tensor name: {name} has no shape information; ask with 'inputs'.", field=name
+            )
+        expected = array.shape[0] if expected is None else expected
+        if array.shape[0] != expected:
+            raise InvalidRequestError(
+                f"Tensor name: {name} has inconsistent batch size: {array.shape[0]} "
+                f"expecting: {expected}; ask with 'inputs'.",
+                field=name,
+            )
 
 
 def _dumps_with_nan(value: Any) -> bytes:
@@ -367,8 +388,10 @@ def _json_array(name: str, array: Array) -> Any:
     if kind == "bytes":
         return _json_strings(array.tolist(), as_base64=name.endswith("_bytes"))
     if kind in ("float16", "uint16", "bfloat16") or array.dtype.kind == "c":
-        raise UnsupportedError(f"Failed to write JSON value for tensor type: {kind}")
-    return np.ascontiguousarray(array)
+        raise UnsupportedError(
+            f"Failed to write JSON value for tensor type: {_SPELLED.get(kind, kind)} ({name!r})."
+        )
+    return native(np.ascontiguousarray(array)) if array.ndim else array[()]
 
 
 def _json_strings(value: Any, *, as_base64: bool) -> Any:

@@ -61,20 +61,27 @@ RECURSIVE = st.recursive(
 )
 
 
-@given(RECURSIVE, st.sampled_from(["instances", "inputs"]))
-def test_the_fast_path_takes_only_what_the_general_reader_takes_and_reads_the_same(value, key):
-    body = json.dumps({key: value}).encode()
+@given(RECURSIVE, st.sampled_from(["instances", "inputs"]), st.booleans())
+def test_the_fast_path_takes_only_what_the_general_reader_takes_and_reads_the_same(
+    value, key, is_named
+):
+    body = json.dumps({key: {"x": value} if is_named else value}).encode()
     fast = numbers.read(body)
     if fast is not None:
         expected = np.array(value, dtype=np.float64)  # raises when it is ragged
-        np.testing.assert_array_equal(fast[2], expected)
+        np.testing.assert_array_equal(fast.values, expected)
 
 
 def test_the_fast_path_is_taken_for_the_usual_request():
     pytest.importorskip("simdjson")
     body = json.dumps({"signature_name": "s", "instances": [[1.5, 2], [3, 4]]}).encode()
-    key, name, array = numbers.read(body)
-    assert (key, name, array.tolist()) == ("instances", "s", [[1.5, 2], [3, 4]])
+    found = numbers.read(body)
+    assert (found.is_row, found.signature, found.input) == (True, "s", "")
+    assert found.values.tolist() == [[1.5, 2], [3, 4]]
+    found = numbers.read(b'{"inputs": {"x": [[1.5, 2]]}}')  # as our own client asks
+    assert (found.is_row, found.input, found.values.tolist()) == (False, "x", [[1.5, 2]])
+    assert numbers.read(b'{"inputs": {"x": [1], "y": [2]}}') is None
+    assert numbers.read(b'{"instances": {"x": [1]}}') is None
     assert numbers.read(b'{"instances": [[1, 2], [3, 4, 5], [6]]}') is None
 
 
@@ -96,6 +103,9 @@ def test_the_fast_path_is_taken_for_the_usual_request():
         ({"instances": [1, [2]]}, "Encountered list at unexpected size"),
         ({"instances": [None]}, "null Type: Null is not of expected type: float"),
         ({"instances": [True]}, "true Type: Bool is not of expected type: float"),
+        ({"instances": [True, 1.5]}, "true Type: Bool is not of expected type: float"),
+        ({"instances": [[1.5, True]]}, "true Type: Bool is not of expected type: float"),
+        ({"instances": [10**400]}, "outside -1.79"),
         ({"instances": ["1.5"]}, "Type: String is not of expected type: float"),
         ({"instances": [{"x": 1, "z": 2}]}, "element: 0 of 'instances'.*keys x; found x, z"),
         ({"instances": [{"x": 1}, 5]}, "element: 1"),
@@ -118,12 +128,15 @@ def test_an_unknown_signature_names_those_that_exist():
     [
         ("int32", [1.0], "1.0 Type: Number is not of expected type: int32"),
         ("int32", [2**31], "outside -2147483648..2147483647"),
-        ("int64", [2**80], "not of expected type: int64"),
+        ("int32", [1, True], "true Type: Bool is not of expected type: int32"),
+        ("int64", [2**80], "not of expected type: int64"),  # orjson makes it a float
+        ("int64", [2**63, -1], "outside -9223372036854775808"),
         ("uint32", [-1], "outside 0..4294967295"),
         ("bool", [1], "not of expected type: bool"),
         ("bytes", [1], "Type: Number is not of expected type: string"),
         ("bytes", [["a"], ["b", "c"]], "unexpected size: 2 at level: 1"),
         ("bytes", ["a", ["b"]], "different depth"),
+        ("bytes", json.loads("[" * 900 + '"a"' + "]" * 900), "different depth"),
         ("bytes", [{"b64": "!"}], "Unable to base64 decode"),
     ],
 )
@@ -135,6 +148,13 @@ def test_types_are_held_to_the_signature(dtype, value, words):
 def test_types_without_a_json_form_say_so():
     with pytest.raises(UnsupportedError, match="float16"):
         decode({"inputs": [1]}, signature("float16"))
+    with pytest.raises(InvalidRequestError, match=r"element: 0 of 'instances'.*float16"):
+        decode({"instances": [1]}, signature("float16"))
+    half = PredictReply("m", 1, "s", {"y": np.ones(1, np.float16)})
+    with pytest.raises(InvalidRequestError, match="JSON value for tensor type: half"):
+        tfs_json.encode_predict_reply(half, is_row=True)
+    with pytest.raises(UnsupportedError, match="JSON value for tensor type: half"):
+        tfs_json.encode_predict_request(PredictCall(Target("m"), half.outputs))
 
 
 def test_all_that_tensorflow_serving_takes_is_taken():
@@ -143,6 +163,15 @@ def test_all_that_tensorflow_serving_takes_is_taken():
     assert decode({"inputs": {"x": [1], "extra": 2}})[0].inputs["x"].tolist() == [1]
     assert decode({"instances": [1, 2], "more": {}})[0].inputs["x"].shape == (2,)
     assert np.isnan(decode(b'{"instances": [NaN, Infinity, -Infinity]}')[0].inputs["x"][0])
+    body = b'{"signature_name": "Inf", "instances": [Inf, -Inf, "Inf"]}'
+    assert tfs_json.loads(body)["instances"] == [np.inf, -np.inf, "Inf"]
+    assert tfs_json.loads(body)["signature_name"] == "Inf"
+    assert (
+        decode(b'{"instances": [1e40, 1267650600228229401496703205376]}')[0].inputs["x"][0] > 1e38
+    )
+    assert decode({"inputs": [2**64 - 1, 0]}, signature("uint64"))[0].inputs["x"][0] == 2**64 - 1
+    assert decode({"inputs": [300, -1]}, signature("uint8"))[0].inputs["x"].tolist() == [44, 255]
+    assert decode({"inputs": [[]]}, signature("int32"))[0].inputs["x"].shape == (1, 0)
     assert decode(b'{"instances": [1]} tail')[0].inputs["x"].tolist() == [1]
     two = signature(z="int64")
     call, _ = decode({"instances": [{"x": 1.5, "z": 2}, {"x": 3, "z": 4}]}, two)
@@ -171,10 +200,23 @@ def test_answers_have_tensorflow_servings_form():
     )
 
 
-def test_row_form_refuses_outputs_that_share_no_batch():
-    reply = PredictReply("m", 1, "s", {"a": np.ones(2), "b": np.ones(3)})
-    with pytest.raises(UnsupportedError, match="row form"):
-        tfs_json.encode_predict_reply(reply, is_row=True)
+def test_a_scalar_output_is_a_number():
+    scalar = PredictReply("m", 1, "s", {"y": np.array(0.1, np.float32)})
+    assert tfs_json.encode_predict_reply(scalar, is_row=False) == b'{"outputs":0.1}'
+    not_finite = PredictReply("m", 1, "s", {"y": np.array(np.nan, np.float32)})
+    assert tfs_json.encode_predict_reply(not_finite, is_row=False) == b'{"outputs":NaN}'
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ({"a": np.ones(2), "b": np.ones(3)}, "b has inconsistent batch size: 3 expecting: 2"),
+        ({"a": np.float32(1).reshape(())}, "a has no shape information"),
+    ],
+)
+def test_row_form_refuses_outputs_that_share_no_batch(outputs, words):
+    with pytest.raises(InvalidRequestError, match=f"Tensor name: {words}"):
+        tfs_json.encode_predict_reply(PredictReply("m", 1, "s", outputs), is_row=True)
 
 
 def test_the_codecs_work_without_simdjson_and_orjson():
