@@ -25,6 +25,8 @@ OTHERS = {
     "googlenet_bn": ("", "", "", "yes"),
     "resnet18": ("", "yes", "v1.5", "v1.5"),
     "resnet34": ("", "yes", "v1.5", "v1.5"),
+    "resnet18_v1_5": ("", "", "yes", "yes"),
+    "resnet34_v1_5": ("", "", "yes", "yes"),
     "resnet50": ("with biases", "yes", "v1.5", "v1.5"),
     "resnet101": ("with biases", "yes", "v1.5", "v1.5"),
     "resnet152": ("with biases", "yes", "v1.5", "v1.5"),
@@ -81,15 +83,19 @@ def page() -> str:
         "",
         "`zoo.weights.fetch(name)` downloads when asked, verifies and keeps; `zoo.weights.load(model, path)` reads.",
         "",
-        "| name | top-1 error | what the network must be given | licence |",
-        "|---|---|---|---|",
+        "| name | top-1 error | what the network must be given | options of `zoo.create` | licence |",
+        "|---|---|---|---|---|",
     ]
     lines += [
         f"| `{each.name}` | {'' if each.top1_error is None else f'{each.top1_error:g}'} | "
-        f"{each.preprocessing} | {each.licence} |"
+        f"{each.preprocessing} | {_options(each.options)} | {each.licence} |"
         for each in PUBLIC.values()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _options(options: dict[str, object]) -> str:
+    return ", ".join(f"`{name}={value!r}`" for name, value in options.items())
 
 
 def papers() -> set[str]:

@@ -71,7 +71,7 @@ _RESNET_FORMS: dict[str, tuple[str, str, dict[str, object], ImageInput, str]] = 
         " v1.5",
         {"version": "v1.5", "pool": "pad"},
         STANDARDISED,
-        "torchvision's form: strides in the 3x3, padded pool.",
+        "torchvision's form: bottlenecks stride in their 3x3, the pool is padded.",
     ),
     "keras": (
         "_keras",
@@ -409,6 +409,8 @@ SPECS: tuple[ModelSpec, ...] = (
     _resnet(
         152, "v1", 60_192_808, 11_282_415_616, (_error(21.43, 5.71, "[he2016] table 3, ten crops"),)
     ),
+    _resnet(18, "v1.5", 11_689_512, 1_814_073_344),
+    _resnet(34, "v1.5", 21_797_672, 3_663_761_408),
     _resnet(50, "v1.5", 25_557_032, 4_089_184_256),
     _resnet(101, "v1.5", 44_549_160, 7_801_405_440),
     _resnet(152, "v1.5", 60_192_808, 11_513_626_624),

@@ -117,6 +117,33 @@ def show(name: str, as_json: bool, png: Path | None) -> None:
         console.print(spec.note, markup=False)
 
 
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to keep it; the cache when not given.",
+)
+@click.option("--offline", is_flag=True, help="Only what is there already.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+def weights(name: str | None, folder: Path | None, offline: bool, as_json: bool) -> None:
+    """Public weights: all of them, or NAME downloaded, verified and kept."""
+    from zoo.weights.public import PUBLIC, fetch
+
+    if name is not None:
+        place = fetch(name, folder=folder, offline=offline)
+        found = {**PUBLIC[name].model_dump(mode="json"), "path": str(place)}
+        click.echo(json.dumps(found) if as_json else str(place))
+        return
+    if as_json:
+        click.echo(json.dumps([each.model_dump(mode="json") for each in PUBLIC.values()]))
+        return
+    for each in PUBLIC.values():
+        click.echo(f"{each.name:<27} {each.preprocessing}")
+    click.echo("`convzoo weights NAME` downloads one; nothing is fetched unless it is asked for.")
+
+
 def short(number: int) -> str:
     """A count in at most four digits with its unit: 724_406_816 is "724.4 M"."""
     for unit, size in (("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):

@@ -88,6 +88,7 @@ SHORT_HELP = {
     "demo": "Train, publish, serve and ask, on real digits.",
     "list": "All networks: year, paper, input, parameters, MACs.",
     "show": "One network, layer by layer.",
+    "weights": "Public weights: list them, or fetch one.",
     "data": "Look at a data set before it is used.",
     "train": "Train a recipe.",
     "evaluate": "Measure a run or a version on a data set.",

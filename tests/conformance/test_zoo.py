@@ -30,6 +30,7 @@ TINY = {
 DEEP = {
     *("vgg13", "vgg16_c", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "zfnet_wide"),
     *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
+    *("resnet18_v1_5", "resnet34_v1_5"),
     *("resnet50_keras", "resnet101_keras", "resnet152_keras"),
     *("resnet32", "resnet44", "resnet56", "resnet110"),
     *("densenet169", "densenet201", "densenet161", "densenet_bc100_cifar"),

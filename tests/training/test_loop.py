@@ -103,6 +103,46 @@ def test_the_1998_network_learns_with_its_own_loss(tmp_path):
     assert reports[-1].loss < reports[0].loss
 
 
+def test_auxiliary_classifiers_train_and_are_not_published(tmp_path):
+    """GoogLeNet's side heads count 0.3 each in training; what is published has none."""
+    import tensorflow as tf
+
+    from training.data.dataset import Dataset
+    from training.loop import Loop
+    from training.publish import load_network
+    from zoo.catalog import create
+    from zoo.preprocess import Preprocessing, Scale
+
+    recipe = recipes.read("digits_lenet5_modern", ["epochs=1", "batch_size=16"])
+    whole = recipe.data.load()
+    few = whole.train.take(np.arange(16))
+    padded = type(few)(np.pad(few.pixels_nhwc, ((0, 0), (12, 12), (12, 12), (0, 0))), few.class_ids)
+    dataset = Dataset("few", padded, padded, padded, whole.labels)
+    model = create("googlenet_bn", input_shape=(32, 32, 1), num_classes=10, auxiliary=True)
+    preprocessing = Preprocessing(input=recipe_input(32), input_steps=(Scale(scale=1 / 255),))
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    before = [np.asarray(each) for each in model.get_layer("aux1_fc").weights]
+    loop = Loop(recipe, model, dataset, preprocessing, {}, run)
+    loop.fit()
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(before, model.get_layer("aux1_fc").get_weights(), strict=True)
+    )
+    assert loop.logits(padded).shape == (16, 10)
+    model.save(run.model)
+    published = load_network(run)
+    assert published.output_shape == (None, 10)
+    assert "aux1" not in {layer.name for layer in published.layers}
+    tf.keras.backend.clear_session()
+
+
+def recipe_input(size):
+    from zoo.spec import ImageInput
+
+    return ImageInput(height=size, width=size, channels=1, colour="gray", value_range=(0, 1))
+
+
 def test_the_pipeline_computes_what_preprocessing_says():
     from training.data.dataset import Images
     from training.data.pipeline import batches

@@ -141,6 +141,25 @@ def torch_resnet50(w, x):
     return dense(x.mean((2, 3)), w["fc.weight"], w["fc.bias"])
 
 
+def torch_resnet18(w, x):
+    x = relu(norm(conv(x, w["conv1.weight"], stride=2, pad=3), w, "bn1", 1e-5))
+    x = pool(x, 3, 2, pad=1)
+    for layer in (1, 2, 3, 4):
+        for block in (0, 1):
+            p = f"layer{layer}.{block}"
+            stride = 2 if layer > 1 and block == 0 else 1
+            y = relu(
+                norm(conv(x, w[f"{p}.conv1.weight"], stride=stride, pad=1), w, f"{p}.bn1", 1e-5)
+            )
+            y = norm(conv(y, w[f"{p}.conv2.weight"], pad=1), w, f"{p}.bn2", 1e-5)
+            if stride == 2:
+                x = norm(
+                    conv(x, w[f"{p}.downsample.0.weight"], stride=2), w, f"{p}.downsample.1", 1e-5
+                )
+            x = relu(x + y)
+    return dense(x.mean((2, 3)), w["fc.weight"], w["fc.bias"])
+
+
 def torch_densenet121(w, x):
     x = relu(norm(conv(x, w["features.conv0.weight"], stride=2, pad=3), w, "features.norm0", 1e-5))
     x = pool(x, 3, 2, pad=1)

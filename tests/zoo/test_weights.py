@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import pickle  # noqa: TID251 - to write what torch writes
 import re
 import struct
@@ -236,7 +237,8 @@ def test_bvlc_alexnet_answers_as_caffe_defines_it(tmp_path, old):
     }
     layers = {name: [draw(shape), draw(shape[:1], 100)] for name, shape in shapes.items()}
     write_caffemodel(tmp_path / "x.caffemodel", layers, old=old)
-    model = zoo.create("alexnet", input_shape=(99, 99, 3), num_classes=10, lrn="caffe")
+    options = PUBLIC["alexnet/caffe"].options | {"input_shape": (99, 99, 3), "num_classes": 10}
+    model = zoo.create("alexnet", **options)
     zoo_weights().load(model, tmp_path / "x.caffemodel")
     x = RNG.normal(size=(2, 3, 99, 99)).astype(np.float32) * 50
     w = {f"{name}/{i}": array for name, arrays in layers.items() for i, array in enumerate(arrays)}
@@ -279,6 +281,7 @@ def test_bvlc_googlenet_answers_as_caffe_defines_it(tmp_path):
         ("alexnet_owt", "torch_alexnet", 95, 16),
         ("vgg11_bn", "torch_vgg11_bn", 64, 54),
         ("googlenet_bn", "torch_googlenet", 97, 287),
+        ("resnet18_v1_5", "torch_resnet18", 65, 102),
         ("resnet50_v1_5", "torch_resnet50", 65, 267),
         ("densenet121", "torch_densenet121", 65, 606),
     ],
@@ -434,6 +437,24 @@ def test_a_file_is_fetched_once_verified_and_kept(mirror, tmp_path):
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [place.name]
 
 
+def test_convzoo_weights_lists_and_fetches(mirror, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from zoo.cli import weights
+
+    assert "vgg16/keras" in CliRunner().invoke(weights).stdout
+    offline = CliRunner().invoke(
+        weights, ["vgg16/keras", "--dir", str(tmp_path / "c"), "--offline"]
+    )
+    assert isinstance(offline.exception, DataError)
+    fetch("vgg16/keras", folder=tmp_path / "c", url=mirror[0])
+    run = CliRunner().invoke(
+        weights, ["vgg16/keras", "--dir", str(tmp_path / "c"), "--offline", "--json"]
+    )
+    assert json.loads(run.stdout)["licence"].startswith("CC BY")
+    assert json.loads(run.stdout)["path"].startswith(str(tmp_path / "c"))
+
+
 class Ranged(BaseHTTPRequestHandler):
     """Sends half of what is left and breaks off; goes on where it is asked to."""
 
@@ -469,6 +490,29 @@ def test_a_download_that_broke_off_goes_on(mirror, tmp_path):
     assert place.read_bytes() == content
     assert handler.asked[0] == 0
     assert handler.asked[2] > handler.asked[1] > 0
+
+
+def test_a_download_that_was_only_left_unchecked_is_finished(mirror, tmp_path):
+    _, content = mirror
+
+    class Whole(Ranged):
+        def do_GET(self):
+            self.send_error(416)
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    part = cache / f"{PUBLIC['vgg16/keras'].url.rpartition('/')[2]}.part"
+    part.write_bytes(content)
+    with HTTPServer(("127.0.0.1", 0), Whole) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        place = fetch(
+            "vgg16/keras", folder=cache, url=f"http://127.0.0.1:{server.server_port}/x.h5"
+        )
+        server.shutdown()
+        thread.join()
+    assert place.read_bytes() == content
+    assert not part.exists()
 
 
 def test_a_file_with_another_hash_is_not_kept(tmp_path):

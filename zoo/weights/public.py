@@ -10,9 +10,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from zoo.errors import DataError, UsageError
 from zoo.frozen import Frozen
@@ -39,6 +42,7 @@ class PublicWeights(Frozen):
         licence: What its publisher says.
         top1_error: Per cent, where the publisher states it.
         preprocessing: What the network must be given.
+        options: What `zoo.create` takes beside the name for these weights to mean the same.
     """
 
     name: str
@@ -48,6 +52,7 @@ class PublicWeights(Frozen):
     licence: str
     top1_error: float | None = None
     preprocessing: str
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def network(self) -> str:
@@ -83,7 +88,9 @@ def _torch(
     )
 
 
-def _caffe(network: str, file: str, sha1: str, error: float, needs: str) -> PublicWeights:
+def _caffe(
+    network: str, file: str, sha1: str, error: float, needs: str, **options: Any
+) -> PublicWeights:
     return PublicWeights(
         name=f"{network}/caffe",
         url=f"{CAFFE}/{file}",
@@ -92,6 +99,7 @@ def _caffe(network: str, file: str, sha1: str, error: float, needs: str) -> Publ
         licence="unrestricted use",
         top1_error=error,
         preprocessing=needs,
+        options=options,
     )
 
 
@@ -179,8 +187,8 @@ _WEIGHTS = (
     _torch("vgg16_bn", "vgg16_bn-6c64b313.pth"),
     _torch("vgg19_bn", "vgg19_bn-c79401a0.pth"),
     _torch("googlenet_bn", "googlenet-1378be20.pth", needs="RGB, -1..1"),
-    _torch("resnet18", "resnet18-f37072fd.pth"),
-    _torch("resnet34", "resnet34-b627a593.pth"),
+    _torch("resnet18_v1_5", "resnet18-f37072fd.pth"),
+    _torch("resnet34_v1_5", "resnet34-b627a593.pth"),
     _torch("resnet50_v1_5", "resnet50-0676ba61.pth"),
     _torch("resnet101_v1_5", "resnet101-63fe2227.pth"),
     _torch("resnet152_v1_5", "resnet152-394f9c45.pth"),
@@ -194,6 +202,9 @@ _WEIGHTS = (
         "9116a64c0fbe4459d18f4bb6b56d647b63920377",
         42.9,
         CAFFE_MEAN_IMAGE,
+        # Caffe's k is 1 and its alpha is divided by the window; 227 pixels fit without a fill.
+        lrn="caffe",
+        input_shape=(227, 227, 3),
     ),
     _caffe(
         "caffenet",
@@ -262,6 +273,7 @@ def _download(url: str, partial: Path) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     begun = partial.stat().st_size if partial.exists() else 0
+    total = None
     headers = {"Range": f"bytes={begun}-"} if begun else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - a URL of our table, or the user's
     console = Console(file=sys.stderr)
@@ -280,6 +292,8 @@ def _download(url: str, partial: Path) -> None:
                     file.write(piece)
                     bar.advance(task, len(piece))
     except (urllib.error.URLError, OSError) as error:
+        if begun and getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # all of it was here; its hash says whether it is right
         raise DataError(
             f"{url} cannot be reached: {getattr(error, 'reason', error)}. With the file at hand, "
             "pass its path to zoo.weights.load."

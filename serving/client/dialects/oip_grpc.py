@@ -1,0 +1,116 @@
+"""The Open Inference Protocol's gRPC interface."""
+
+from typing import Any
+
+from serving.client.dialects import replies
+from serving.client.dialects.oip_rest import (
+    Entry,
+    described,
+    names_of,
+    no_label,
+    spec_of,
+    status_of,
+)
+from serving.client.dialects.tfs_rest import no_images
+from serving.client.errors import UnsupportedError
+from serving.client.exchange import Question, Request
+from serving.client.results import Signature
+from serving.messages import (
+    ClassifyImagesCall,
+    ClassifyImagesReply,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    PredictReply,
+    Target,
+    TensorSpec,
+)
+from serving.wire import oip_proto
+
+
+class OipGrpc:
+    """The Open Inference Protocol over gRPC."""
+
+    def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
+        """ModelInfer with raw contents."""
+        del signature  # answers carry names and types
+        no_label(call.target)
+        body = oip_proto.encode_infer_request(call)
+        return Question(
+            Request(oip_proto.INFER, (body,)), replies.grpc(oip_proto.decode_infer_reply)
+        )
+
+    def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
+        """The protocol has tensors only."""
+        raise no_images("The Open Inference Protocol")
+
+    def metadata(self, target: Target) -> Question[ModelMetadata]:
+        """ModelMetadata."""
+        no_label(target)
+
+        def decode(body: bytes) -> ModelMetadata:
+            reply = oip_proto.parse("ModelMetadataResponse", body)
+            return described(
+                target,
+                reply.name,
+                list(reply.versions),
+                reply.platform,
+                _specs(reply.inputs),
+                _specs(reply.outputs),
+            )
+
+        body = oip_proto.new("ModelMetadataRequest", **_named(target))
+        return Question(_request("ModelMetadata", body), replies.grpc(decode))
+
+    def status(self, target: Target) -> Question[ModelStatus]:
+        """RepositoryIndex: what it says of one model."""
+        return Question(
+            _request("RepositoryIndex"),
+            replies.grpc(lambda body: status_of(target, _entries(body))),
+        )
+
+    def models(self) -> Question[tuple[str, ...]]:
+        """RepositoryIndex."""
+        return Question(
+            _request("RepositoryIndex"), replies.grpc(lambda body: names_of(_entries(body)))
+        )
+
+    def is_ready(self, target: Target | None) -> Question[bool]:
+        """ModelReady, or ServerReady without a model."""
+        if target is None:
+            return Question(
+                _request("ServerReady"),
+                replies.grpc(lambda body: bool(oip_proto.parse("ServerReadyResponse", body).ready)),
+            )
+        no_label(target)
+        request = _request("ModelReady", oip_proto.new("ModelReadyRequest", **_named(target)))
+        return Question(
+            request,
+            replies.grpc(lambda body: bool(oip_proto.parse("ModelReadyResponse", body).ready)),
+        )
+
+    def load(self, model: str) -> Question[None]:
+        """Over REST only."""
+        raise UnsupportedError(f"Models are loaded over REST: ask for {model!r} over http://.")
+
+    def unload(self, model: str) -> Question[None]:
+        """As `load`."""
+        raise UnsupportedError(f"Models are unloaded over REST: ask for {model!r} over http://.")
+
+
+def _request(method: str, body: bytes = b"") -> Request:
+    return Request(f"{oip_proto.SERVICE}/{method}", (body,))
+
+
+def _named(target: Target) -> dict[str, str]:
+    version = "" if target.version is None else str(target.version)
+    return {"name": target.model, "version": version}
+
+
+def _entries(body: bytes) -> list[Entry]:
+    reply = oip_proto.parse("RepositoryIndexResponse", body)
+    return [(each.name, each.version, each.state, each.reason) for each in reply.models]
+
+
+def _specs(tensors: Any) -> dict[str, TensorSpec]:
+    return {each.name: spec_of(each.name, each.datatype, list(each.shape)) for each in tensors}
