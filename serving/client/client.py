@@ -69,6 +69,8 @@ class Client:
 
     Args:
         url: `http(s)://host[:port][/prefix]` or `grpc(s)://host[:port]`.
+        protocol: "native" for this project's server, "tfs" for TensorFlow Serving, "oip" for Triton
+            and other Open Inference servers; "auto" asks the server once.
         timeout_s: How long a call may take, retries and waits included; None for no limit.
         retries: When a failed call is made again; see `Retries`.
         tls: Whom to believe over https and grpcs.
@@ -83,6 +85,7 @@ class Client:
         self,
         url: str,
         *,
+        protocol: addresses.Protocol = "auto",
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         retries: Retries | None = None,
         tls: Tls | None = None,
@@ -90,7 +93,9 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         address = addresses.parse(url)
-        self._core = Core(address, retries or Retries(), timeout_s, _headers(token, headers))
+        self._core = Core(
+            address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
+        )
         kind = GrpcTransport if address.is_grpc else HttpTransport
         self._transport: Transport = kind(address, tls or Tls())
 
@@ -307,11 +312,27 @@ class Client:
         return self._run(self._core.status(Target(model), timeout_s))
 
     def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
-        """The names of all models; over http:// only."""
+        """The names of all models.
+
+        Raises:
+            UnsupportedError: TensorFlow Serving, which has no such list.
+        """
         return self._run(self._core.models(timeout_s))
 
+    def load(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Loads a model from the server's repository, where it may be told to: Triton, MLServer.
+
+        Raises:
+            UnsupportedError: the server loads what is published, and takes no orders.
+        """
+        self._run(self._core.load(model, timeout_s))
+
+    def unload(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Unloads a model; see `load`."""
+        self._run(self._core.unload(model, timeout_s))
+
     def wait_until_ready(self, model: str | None = None, *, timeout_s: float | None = None) -> None:
-        """Returns when the server, and the model if one is named, take requests.
+        """Returns when the server, or the model if one is named, takes requests.
 
         Raises:
             DeadlineError: they did not in time.
@@ -327,6 +348,7 @@ class AsyncClient:
         self,
         url: str,
         *,
+        protocol: addresses.Protocol = "auto",
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         retries: Retries | None = None,
         tls: Tls | None = None,
@@ -334,7 +356,9 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         address = addresses.parse(url)
-        self._core = Core(address, retries or Retries(), timeout_s, _headers(token, headers))
+        self._core = Core(
+            address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
+        )
         kind = AsyncGrpcTransport if address.is_grpc else AsyncHttpTransport
         self._transport: AsyncTransport = kind(address, tls or Tls())
 
@@ -501,6 +525,14 @@ class AsyncClient:
     async def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
         """As `Client.models`."""
         return await self._run(self._core.models(timeout_s))
+
+    async def load(self, model: str, *, timeout_s: float | None = None) -> None:
+        """As `Client.load`."""
+        await self._run(self._core.load(model, timeout_s))
+
+    async def unload(self, model: str, *, timeout_s: float | None = None) -> None:
+        """As `Client.unload`."""
+        await self._run(self._core.unload(model, timeout_s))
 
     async def wait_until_ready(
         self, model: str | None = None, *, timeout_s: float | None = None

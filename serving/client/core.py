@@ -10,10 +10,17 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from serving.client.address import Address
+from serving.client.address import PROTOCOLS, Address, Protocol
 from serving.client.deadline import Deadline
-from serving.client.dialects import dialect
-from serving.client.errors import ClientError, InvalidInputError, NotReadyError, TransportError
+from serving.client.dialects import Dialect, dialect
+from serving.client.dialects.discovery import identity
+from serving.client.errors import (
+    ClientError,
+    InvalidInputError,
+    NotReadyError,
+    TransportError,
+    UsageError,
+)
 from serving.client.exchange import (
     REQUEST_ID_HEADER,
     TIMEOUT_HEADER,
@@ -38,7 +45,13 @@ from serving.client.results import (
 from serving.client.retry import Attempts, Budget
 from serving.client.settings import Retries
 from serving.errors import UnsupportedError as NoFormError
-from serving.messages import ClassifyImagesCall, ModelMetadata, PredictCall, Target
+from serving.messages import (
+    DEFAULT_SIGNATURE,
+    ClassifyImagesCall,
+    ModelMetadata,
+    PredictCall,
+    Target,
+)
 
 T = TypeVar("T")
 
@@ -71,16 +84,26 @@ class Core:
 
     Args:
         address: The server.
+        protocol: What it speaks; "auto" asks it once.
         retries: When a failed call is made again.
         timeout_s: The deadline of calls that bring none; None for no limit.
         headers: Sent with every request.
     """
 
     def __init__(
-        self, address: Address, retries: Retries, timeout_s: float | None, headers: Headers
+        self,
+        address: Address,
+        protocol: Protocol,
+        retries: Retries,
+        timeout_s: float | None,
+        headers: Headers,
     ) -> None:
+        if protocol not in PROTOCOLS:
+            raise UsageError(f"No protocol {protocol!r}; there are {', '.join(PROTOCOLS)}.")
         self._address = address
-        self._dialect = dialect("grpc" if address.is_grpc else "http")
+        self._dialect: Dialect | None = None
+        if protocol != "auto":
+            self._dialect = dialect(protocol, is_grpc=address.is_grpc)
         self._retries = retries
         self._budget = Budget(retries)
         self._timeout_s = timeout_s
@@ -114,7 +137,7 @@ class Core:
             self._metadata.pop(target, None)
             call, known = yield from self._checked(target, inputs, signature, outputs, deadline)
         try:
-            question = self._dialect.predict(call, known)
+            question = (yield from self._spoken(deadline)).predict(call, known)
         except NoFormError as error:
             raise InvalidInputError(f"{error} gRPC has.", field="inputs") from error
         reply = yield from self._ask(question, deadline, target.model)
@@ -127,7 +150,7 @@ class Core:
             model=reply.model,
             version=reply.version or None,
             request_id=reply.request_id,
-            signature=reply.signature,
+            signature=reply.signature or call.signature or DEFAULT_SIGNATURE,
             outputs=answered,
         )
 
@@ -160,7 +183,8 @@ class Core:
         if not encoded:
             return []
         call = ClassifyImagesCall(target, encoded, top_k)
-        reply = yield from self._ask(self._dialect.classify(call), deadline, target.model)
+        spoken = yield from self._spoken(deadline)
+        reply = yield from self._ask(spoken.classify(call), deadline, target.model)
         timings = Timings(
             decode_s=reply.timings.decode_s,
             queue_s=reply.timings.queue_s,
@@ -184,25 +208,23 @@ class Core:
 
     def metadata(self, target: Target, timeout_s: float | None) -> Steps[Metadata]:
         """What a version takes and gives, asked anew."""
-        deadline = self.deadline(timeout_s)
-        question = self._dialect.metadata(target)
-        found = _metadata(target, (yield from self._ask(question, deadline, target.model)))
-        self._metadata[target] = (time.monotonic(), found)
-        return found
+        self._metadata.pop(target, None)
+        return (yield from self._known(target, self.deadline(timeout_s)))
 
     def _known(self, target: Target, deadline: Deadline) -> Steps[Metadata]:
         asked, found = self._metadata.get(target, (0.0, None))
         if found is not None and time.monotonic() - asked < METADATA_FOR_S:
             return found
-        question = self._dialect.metadata(target)
+        question = (yield from self._spoken(deadline)).metadata(target)
         found = _metadata(target, (yield from self._ask(question, deadline, target.model)))
         self._metadata[target] = (time.monotonic(), found)
         return found
 
     def status(self, target: Target, timeout_s: float | None) -> Steps[ModelStatus]:
         """The states of a model's versions."""
-        question = self._dialect.status(target)
-        reply = yield from self._ask(question, self.deadline(timeout_s), target.model)
+        deadline = self.deadline(timeout_s)
+        question = (yield from self._spoken(deadline)).status(target)
+        reply = yield from self._ask(question, deadline, target.model)
         return ModelStatus(
             model=reply.model,
             versions=tuple(
@@ -215,19 +237,31 @@ class Core:
 
     def models(self, timeout_s: float | None) -> Steps[tuple[str, ...]]:
         """The names of all models."""
-        return (yield from self._ask(self._dialect.models(), self.deadline(timeout_s), ""))
+        deadline = self.deadline(timeout_s)
+        question = (yield from self._spoken(deadline)).models()
+        return (yield from self._ask(question, deadline, ""))
+
+    def load(self, model: str, timeout_s: float | None) -> Steps[None]:
+        """Loads a model."""
+        deadline = self.deadline(timeout_s)
+        question = (yield from self._spoken(deadline)).load(model)
+        yield from self._ask(question, deadline, model)
+
+    def unload(self, model: str, timeout_s: float | None) -> Steps[None]:
+        """Unloads a model."""
+        deadline = self.deadline(timeout_s)
+        question = (yield from self._spoken(deadline)).unload(model)
+        yield from self._ask(question, deadline, model)
 
     def wait_until_ready(self, model: str | None, timeout_s: float | None) -> Steps[None]:
-        """Asks again and again until the server, and the model if one is named, take requests."""
+        """Asks again and again until the server, or the model if one is named, takes requests."""
         deadline = self.deadline(timeout_s)
         doing = "waiting for the server" if model is None else f"waiting for {model!r}"
-        question = self._dialect.is_ready()
+        target = None if model is None else Target(model)
         while True:
             try:
-                is_ready = yield from self._attempt(question, deadline)
-                if is_ready and model is not None:
-                    status = yield from self._attempt(self._dialect.status(Target(model)), deadline)
-                    is_ready = any(each.state == "AVAILABLE" for each in status.versions)
+                spoken = yield from self._spoken(deadline, is_patient=False)
+                is_ready = yield from self._attempt(spoken.is_ready(target), deadline)
             except (TransportError, NotReadyError):
                 is_ready = False
             if is_ready:
@@ -236,6 +270,18 @@ class Core:
             yield Sleep(READY_EVERY_S if left is None else min(READY_EVERY_S, left))
 
     # --- one call
+
+    def _spoken(self, deadline: Deadline, *, is_patient: bool = True) -> Steps[Dialect]:
+        """The server's dialect, which is asked for once."""
+        if self._dialect is None:
+            question = identity(is_grpc=self._address.is_grpc)
+            ask = (
+                self._ask(question, deadline, "")
+                if is_patient
+                else self._attempt(question, deadline)
+            )
+            self._dialect = dialect((yield from ask), is_grpc=self._address.is_grpc)
+        return self._dialect
 
     def _ask(self, question: Question[T], deadline: Deadline, model: str) -> Steps[T]:
         """Asks, and asks again where that is safe and there is time."""

@@ -297,6 +297,11 @@ def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> byte
 # --- Client -------------------------------------------------------------------------------------
 
 
+def version_number(text: Any) -> int:
+    """Client: a version as a number; 0 where a server names its versions otherwise."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
+
+
 def encode_infer_request(call: PredictCall) -> tuple[bytes, int]:
     """Client: all tensors raw; returns the body and where its JSON ends."""
     tensors, raw = [], []
@@ -341,7 +346,7 @@ def decode_infer_reply(body: bytes, header_length: str | None) -> PredictReply:
                 place += size
         return PredictReply(
             model=document["model_name"],
-            version=int(document.get("model_version") or 0),
+            version=version_number(document.get("model_version")),
             signature="",
             outputs=outputs,
             request_id=str(document.get("id", "")),

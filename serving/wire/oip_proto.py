@@ -32,7 +32,7 @@ from serving.wire.oip import (
     encode_raw,
     outputs_of,
 )
-from serving.wire.oip_json import STATES
+from serving.wire.oip_json import STATES, version_number
 from serving.wire.pool import message
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -245,7 +245,7 @@ def decode_infer_reply(body: bytes) -> PredictReply:
         )
     return PredictReply(
         model=response.model_name,
-        version=int(response.model_version or 0),
+        version=version_number(response.model_version),
         signature="",
         outputs=outputs,
         request_id=response.id,

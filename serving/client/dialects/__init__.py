@@ -42,19 +42,31 @@ class Dialect(Protocol):
         """Asks for the names of all models; raises `UnsupportedError` where there is no word."""
         ...
 
-    def is_ready(self) -> Question[bool]:
-        """Asks whether the server takes requests."""
+    def is_ready(self, target: Target | None) -> Question[bool]:
+        """Asks whether a model takes requests, or the server where none is named."""
+        ...
+
+    def load(self, model: str) -> Question[None]:
+        """Asks to load a model; raises `UnsupportedError` where there is no word for it."""
+        ...
+
+    def unload(self, model: str) -> Question[None]:
+        """Asks to unload a model; raises `UnsupportedError` where there is no word for it."""
         ...
 
 
 DIALECTS = {
-    "http": "serving.client.dialects.rest:Rest",
-    "grpc": "serving.client.dialects.grpc:Grpc",
+    ("native", False): "serving.client.dialects.native:NativeRest",
+    ("native", True): "serving.client.dialects.native:NativeGrpc",
+    ("oip", False): "serving.client.dialects.oip_rest:OipRest",
+    ("oip", True): "serving.client.dialects.oip_grpc:OipGrpc",
+    ("tfs", False): "serving.client.dialects.tfs_rest:TfsRest",
+    ("tfs", True): "serving.client.dialects.tfs_grpc:TfsGrpc",
 }
 
 
-def dialect(kind: str) -> Dialect:
-    """The dialect for "http" or "grpc"."""
-    module, name = DIALECTS[kind].split(":")
+def dialect(protocol: str, *, is_grpc: bool) -> Dialect:
+    """The dialect for "native", "oip" or "tfs" over REST or gRPC."""
+    module, name = DIALECTS[protocol, is_grpc].split(":")
     made: Dialect = getattr(import_module(module), name)()
     return made

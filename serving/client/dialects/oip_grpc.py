@@ -3,16 +3,14 @@
 from typing import Any
 
 from serving.client.dialects import replies
+from serving.client.dialects.limits import no_images, no_label, only_over_rest
 from serving.client.dialects.oip_rest import (
     Entry,
     described,
     names_of,
-    no_label,
     spec_of,
     status_of,
 )
-from serving.client.dialects.tfs_rest import no_images
-from serving.client.errors import UnsupportedError
 from serving.client.exchange import Question, Request
 from serving.client.results import Signature
 from serving.messages import (
@@ -42,7 +40,7 @@ class OipGrpc:
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """The protocol has tensors only."""
-        raise no_images("The Open Inference Protocol")
+        raise no_images("The Open Inference Protocol", call.target)
 
     def metadata(self, target: Target) -> Question[ModelMetadata]:
         """ModelMetadata."""
@@ -91,11 +89,11 @@ class OipGrpc:
 
     def load(self, model: str) -> Question[None]:
         """Over REST only."""
-        raise UnsupportedError(f"Models are loaded over REST: ask for {model!r} over http://.")
+        raise only_over_rest(model)
 
     def unload(self, model: str) -> Question[None]:
         """As `load`."""
-        raise UnsupportedError(f"Models are unloaded over REST: ask for {model!r} over http://.")
+        raise only_over_rest(model)
 
 
 def _request(method: str, body: bytes = b"") -> Request:

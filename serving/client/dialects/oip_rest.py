@@ -3,8 +3,9 @@
 from typing import Any
 
 from serving.client.dialects import replies
-from serving.client.dialects.tfs_rest import no_images, path
-from serving.client.errors import ModelNotFoundError, UnsupportedError
+from serving.client.dialects.limits import no_images, no_label
+from serving.client.dialects.tfs_rest import path
+from serving.client.errors import ModelNotFoundError
 from serving.client.exchange import Question, Reply, Request
 from serving.client.results import Signature
 from serving.messages import (
@@ -50,7 +51,7 @@ class OipRest:
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """The protocol has tensors only."""
-        raise no_images("The Open Inference Protocol")
+        raise no_images("The Open Inference Protocol", call.target)
 
     def metadata(self, target: Target) -> Question[ModelMetadata]:
         """`GET /v2/models/m`."""
@@ -111,22 +112,11 @@ class OipRest:
 
     def _repository(self, model: str, verb: str) -> Question[None]:
         page = path("/v2/repository", Target(model))
-        request = Request(
-            f"{page}/{verb}", (dumps({}),), headers=JSON, is_repeatable=False
-        )
+        request = Request(f"{page}/{verb}", (dumps({}),), headers=JSON, is_repeatable=False)
         return Question(request, replies.http(lambda _: None))
 
 
 # --- What both forms of the protocol share ------------------------------------------------------
-
-
-def no_label(target: Target) -> None:
-    """Refuses a version label, which the protocol has no word for."""
-    if target.label is not None:
-        raise UnsupportedError(
-            f"The Open Inference Protocol has no version labels (label={target.label!r}); "
-            "name a version, or speak to the server in another protocol."
-        )
 
 
 def described(

@@ -1,7 +1,8 @@
 """TensorFlow Serving's gRPC interface."""
 
 from serving.client.dialects import replies
-from serving.client.dialects.tfs_rest import is_available, no_images, no_list, no_loading
+from serving.client.dialects.limits import no_images, no_list, no_loading
+from serving.client.dialects.tfs_rest import is_available
 from serving.client.exchange import Question, Reply, Request
 from serving.client.failures import grpc_error
 from serving.client.results import Signature
@@ -31,7 +32,7 @@ class TfsGrpc:
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """TensorFlow Serving takes tensors only."""
-        raise no_images("TensorFlow Serving")
+        raise no_images("TensorFlow Serving", call.target)
 
     def metadata(self, target: Target) -> Question[ModelMetadata]:
         """PredictionService/GetModelMetadata."""

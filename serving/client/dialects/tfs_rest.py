@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from serving.client.dialects import replies
-from serving.client.errors import UnsupportedError
+from serving.client.dialects.limits import no_images, no_list, no_loading
 from serving.client.exchange import Question, Reply, Request
 from serving.client.results import Signature
 from serving.messages import (
@@ -39,7 +39,7 @@ class TfsRest:
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """TensorFlow Serving takes tensors only."""
-        raise no_images("TensorFlow Serving")
+        raise no_images("TensorFlow Serving", call.target)
 
     def metadata(self, target: Target) -> Question[ModelMetadata]:
         """`GET /v1/models/m/metadata`."""
@@ -87,28 +87,6 @@ def path(root: str, target: Target) -> str:
 def is_available(status: ModelStatus) -> bool:
     """Whether any version answers."""
     return any(each.state is VersionState.AVAILABLE for each in status.versions)
-
-
-def no_images(server: str) -> UnsupportedError:
-    """The error of servers that do not decode images."""
-    return UnsupportedError(
-        f"{server} takes tensors, not images: decode and scale them as the model was trained, "
-        "and use predict()."
-    )
-
-
-def no_list() -> UnsupportedError:
-    """The error of TensorFlow Serving, which tells of models only by name."""
-    return UnsupportedError(
-        "TensorFlow Serving has no list of models; ask for one by name with status()."
-    )
-
-
-def no_loading(model: str) -> UnsupportedError:
-    """The error of TensorFlow Serving, which is told by its configuration what to load."""
-    return UnsupportedError(
-        f"TensorFlow Serving loads and unloads {model!r} by its configuration and base path."
-    )
 
 
 def _is_there(reply: Reply) -> bool:

@@ -24,7 +24,6 @@ from serving.client.errors import (
     NotReadyError,
     OverloadedError,
     TransportError,
-    UnsupportedError,
     UsageError,
 )
 from serving.client.results import Classification
@@ -163,11 +162,8 @@ def test_models_metadata_status_and_readiness(client):
 
 
 @served
-def test_the_list_of_models_is_had_over_http(tiny_server):
-    with Client(tiny_server.url) as client:
-        assert client.models() == ("tiny",)
-    with Client(f"grpc://{tiny_server.grpc}") as client, pytest.raises(UnsupportedError):
-        client.models()
+def test_the_models_are_listed(client):
+    assert client.models() == ("tiny",)
 
 
 @served
@@ -293,14 +289,17 @@ OK = (200, {}, b'{"model_version_status": []}')
 
 def test_an_overloaded_server_is_asked_again_after_the_time_it_says(scripted):
     scripted.answers = [(429, {"retry-after": "0"}, b'{"error": "full"}'), (503, {}, b""), OK]
-    with Client(scripted.url) as client:
+    with Client(scripted.url, protocol="tfs") as client:
         assert client.status("m").versions == ()
     assert scripted.asked == 3
 
 
 def test_a_retry_that_would_pass_the_deadline_is_not_made(scripted):
     scripted.answers = [(429, {"retry-after": "60"}, b'{"error": "full"}')]
-    with Client(scripted.url, timeout_s=2) as client, pytest.raises(OverloadedError) as refused:
+    with (
+        Client(scripted.url, protocol="tfs", timeout_s=2) as client,
+        pytest.raises(OverloadedError) as refused,
+    ):
         client.status("m")
     assert refused.value.retry_after_s == 60
     assert scripted.asked == 1
@@ -308,14 +307,20 @@ def test_a_retry_that_would_pass_the_deadline_is_not_made(scripted):
 
 def test_what_is_wrong_with_the_request_is_not_sent_again(scripted):
     scripted.answers = [(400, {"x-request-id": "r1"}, b'{"error": "bad"}')]
-    with Client(scripted.url) as client, pytest.raises(InvalidInputError, match="bad") as refused:
+    with (
+        Client(scripted.url, protocol="tfs") as client,
+        pytest.raises(InvalidInputError, match="bad") as refused,
+    ):
         client.status("m")
     assert (refused.value.request_id, refused.value.status, scripted.asked) == ("r1", "400", 1)
 
 
 def test_retries_can_be_switched_off(scripted):
     scripted.answers = [(503, {}, b'{"error": "loading"}')]
-    with Client(scripted.url, retries=Retries(attempts=1)) as client, pytest.raises(NotReadyError):
+    with (
+        Client(scripted.url, protocol="tfs", retries=Retries(attempts=1)) as client,
+        pytest.raises(NotReadyError),
+    ):
         client.status("m")
     assert scripted.asked == 1
 

@@ -1,0 +1,200 @@
+"""Every protocol that the client speaks, asked of one real server; and servers that answer oddly."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from serving.client import Client, Retries
+from serving.client.errors import (
+    AnswerError,
+    AuthenticationError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from tests.serving.published import logits_of, softmax
+
+IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
+PIXELS = np.array([[0, 255], [100, 0]], np.uint8)
+PROTOCOLS = ("auto", "native", "oip", "tfs")
+
+served = pytest.mark.openvino
+
+
+@pytest.fixture(params=[f"{kind}-{name}" for kind in ("http", "grpc") for name in PROTOCOLS])
+def spoken(request, tiny_server):
+    kind, _, protocol = request.param.partition("-")
+    url = tiny_server.url if kind == "http" else f"grpc://{tiny_server.grpc}"
+    with Client(url, protocol=protocol, timeout_s=10) as client:
+        yield protocol, client
+
+
+@served
+def test_every_protocol_gives_the_same_answers(spoken):
+    _, client = spoken
+    client.wait_until_ready()
+    client.wait_until_ready("tiny")
+    found = client.predict("tiny", IMAGE)
+    np.testing.assert_allclose(found["probabilities"], softmax(logits_of(IMAGE, 2.0)), atol=1e-6)
+    assert (found.model, found.signature) == ("tiny", "serving_default")
+    older = client.predict("tiny", {"image": IMAGE}, version=1, outputs=["probabilities"])
+    np.testing.assert_allclose(older.array, softmax(logits_of(IMAGE)), atol=1e-6)
+    assert older.array.dtype == np.float32
+    status = client.status("tiny")
+    assert [(each.version, each.state) for each in status.versions] == [
+        (2, "AVAILABLE"),
+        (1, "AVAILABLE"),
+    ]
+    metadata = client.metadata("tiny")
+    assert metadata.version == 2
+    assert metadata.signatures["serving_default"].inputs["image"].dtype == "float32"
+    with pytest.raises(ModelNotFoundError, match="huge"):
+        client.predict("huge", IMAGE)
+    with pytest.raises(ModelNotFoundError):
+        client.status("huge")
+
+
+@served
+def test_what_a_protocol_has_no_word_for_is_refused_here(spoken):
+    protocol, client = spoken
+    if protocol in ("auto", "native"):
+        assert client.classify("tiny", PIXELS).label == "bee"
+    else:
+        with pytest.raises(UnsupportedError, match="takes tensors, not images"):
+            client.classify("tiny", PIXELS)
+    if protocol == "tfs":
+        with pytest.raises(UnsupportedError, match="no list of models"):
+            client.models()
+    else:
+        assert client.models() == ("tiny",)
+    if protocol == "oip":
+        with pytest.raises(UnsupportedError, match="no version labels"):
+            client.predict("tiny", IMAGE, label="stable")
+    else:
+        found = client.predict("tiny", IMAGE, label="stable")
+        np.testing.assert_allclose(found.array, softmax(logits_of(IMAGE)), atol=1e-6)
+    with pytest.raises(UnsupportedError):
+        client.load("tiny")
+    with pytest.raises(UnsupportedError):
+        client.unload("tiny")
+
+
+@served
+def test_numbers_that_json_has_no_word_for_come_back(tiny_server):
+    image = np.full((1, 2, 2, 1), np.nan, np.float32)
+    with Client(tiny_server.url) as client:
+        assert np.isnan(client.predict("tiny", image).array).all()
+
+
+def test_a_protocol_that_is_none_is_told():
+    with pytest.raises(UsageError, match="there are auto, native, oip, tfs"):
+        Client("http://localhost", protocol="triton")
+
+
+# --- Servers that are not ours: what they may answer, over a real connection --------------------
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """Answers each path with a status and a JSON document, or 404."""
+
+    pages: dict
+    asked: list
+
+    def do_GET(self):
+        length = int(self.headers.get("content-length", 0))
+        self.rfile.read(length)
+        self.asked.append(self.path)
+        status, document = self.pages.get(self.path, (404, {"error": "Not Found"}))
+        body = b"" if document is None else json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 - http.server's name
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def foreign():
+    kind = type("Fresh", (Foreign,), {"pages": {}, "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with Client(url, timeout_s=5, retries=Retries(attempts=1)) as client:
+            kind.client = client
+            yield kind
+        server.shutdown()
+        thread.join()
+
+
+MLSERVER_REPLY = {
+    "model_name": "sum",
+    "model_version": "v0.1.0",
+    "id": "7",
+    "outputs": [{"name": "total", "shape": [1, 1], "datatype": "INT64", "data": [6]}],
+}
+
+
+def test_a_server_that_describes_nothing_and_answers_json_is_understood(foreign):
+    foreign.pages = {
+        "/v2": (200, {"name": "mlserver", "version": "1.7", "extensions": []}),
+        "/v2/health/ready": (200, None),
+        "/v2/models/sum/ready": (200, None),
+        "/v2/models/sum": (200, {"name": "sum", "platform": "", "inputs": [], "outputs": []}),
+        "/v2/models/sum/infer": (200, MLSERVER_REPLY),
+        "/v2/repository/index": (200, [{"name": "sum", "state": "READY"}, {"name": "off"}]),
+        "/v2/repository/models/off/load": (200, None),
+    }
+    client = foreign.client
+    client.wait_until_ready("sum")
+    found = client.predict("sum", {"x": np.arange(4)})
+    assert found.array.tolist() == [[6]]
+    assert (found.version, found.request_id) == (None, "7")
+    assert client.models() == ("sum", "off")
+    assert client.status("sum").is_ready
+    assert not client.status("off").is_ready
+    client.load("off")
+    assert foreign.asked.count("/v2") == 1
+
+
+def test_a_server_without_the_open_protocol_is_taken_for_tensorflow_serving(foreign):
+    foreign.pages = {
+        "/v1/models/m": (
+            200,
+            {
+                "model_version_status": [
+                    {
+                        "version": "1",
+                        "state": "AVAILABLE",
+                        "status": {"error_code": "OK", "error_message": ""},
+                    }
+                ]
+            },
+        )
+    }
+    foreign.client.wait_until_ready()
+    assert foreign.client.status("m").is_ready
+
+
+def test_discovery_takes_no_refusal_for_an_answer(foreign):
+    foreign.pages = {"/v2": (401, {"error": "no token"})}
+    with pytest.raises(AuthenticationError, match="no token"):
+        foreign.client.models()
+
+
+@pytest.mark.parametrize("document", [[], {"outputs": 3}, {"outputs": [{"name": "a"}]}, "text"])
+def test_an_answer_that_is_none_says_so(foreign, document):
+    foreign.pages = {
+        "/v2": (200, {"name": "other"}),
+        "/v2/models/m": (200, {"name": "m"}),
+        "/v2/models/m/infer": (200, document),
+    }
+    with pytest.raises(AnswerError):
+        foreign.client.predict("m", {"x": np.zeros(1)})
