@@ -125,15 +125,8 @@ def decode_predict_request(
     fast = _decode_fast(body, target, signatures)
     if fast is not None:
         return fast
-    document = loads(body)
-    if not isinstance(document, dict):
-        raise InvalidRequestError(f"JSON Value: {_clip(document)} Is not object")
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise InvalidRequestError(
-            f"JSON Value: {_clip(name)} 'signature_name' is not a string", field="signature_name"
-        )
-    signature = _signature(name, signatures)
+    document = load_object(body)
+    signature = _signature(signature_name(document), signatures)
     is_row = "instances" in document
     if is_row and "inputs" in document:
         raise InvalidRequestError("Not formatted correctly expecting only 'instances' or 'inputs'")
@@ -149,6 +142,32 @@ def decode_predict_request(
     else:
         raise InvalidRequestError("Missing 'inputs' or 'instances' key")
     return PredictCall(target=target, signature=signature.name, inputs=inputs), is_row
+
+
+def load_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        InvalidRequestError: it is no JSON, or no object.
+    """
+    document = loads(body)
+    if not isinstance(document, dict):
+        raise InvalidRequestError(f"JSON Value: {_clip(document)} Is not object")
+    return document
+
+
+def signature_name(document: Mapping[str, Any]) -> str:
+    """The signature that a request names, or "".
+
+    Raises:
+        InvalidRequestError: it is no text.
+    """
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidRequestError(
+            f"JSON Value: {_clip(name)} 'signature_name' is not a string", field="signature_name"
+        )
+    return name
 
 
 def _signature(name: str, signatures: Mapping[str, Signature]) -> Signature:
@@ -179,7 +198,8 @@ def _decode_fast(
     return PredictCall(target=target, signature=signature.name, inputs=inputs), found.is_row
 
 
-def _is_base64(value: Any) -> bool:
+def is_base64(value: Any) -> bool:
+    """Whether a JSON value is bytes: `{"b64": "..."}` and nothing else."""
     return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
 
 
@@ -191,7 +211,7 @@ def _decode_rows(rows: Any, signature: Signature) -> dict[str, Array]:
     if not rows:
         raise InvalidRequestError("No values in 'instances' array", field="instances")
     first = rows[0]
-    if isinstance(first, dict) and not _is_base64(first):
+    if isinstance(first, dict) and not is_base64(first):
         wanted = set(signature.inputs)
         for index, row in enumerate(rows):
             if not isinstance(row, dict) or set(row) != wanted:
@@ -216,7 +236,7 @@ def _decode_rows(rows: Any, signature: Signature) -> dict[str, Array]:
 
 
 def _decode_columns(columns: Any, signature: Signature) -> dict[str, Array]:
-    if isinstance(columns, dict) and not _is_base64(columns):
+    if isinstance(columns, dict) and not is_base64(columns):
         for name in signature.inputs:
             if name not in columns:
                 raise InvalidRequestError(
@@ -312,8 +332,8 @@ def _collect(value: Any, name: str, flat: list[bytes], shape: list[int], level: 
         raise _ragged(name, level)
     if isinstance(value, str):
         flat.append(value.encode("utf-8", "surrogatepass"))
-    elif _is_base64(value):
-        flat.append(_base64(value["b64"], name))
+    elif is_base64(value):
+        flat.append(read_base64(value["b64"], name))
     else:
         raise InvalidRequestError(
             f"JSON Value: {_clip(value)} Type: {_json_type(value)} is not of expected type: string",
@@ -328,7 +348,12 @@ def _ragged(name: str, level: int) -> InvalidRequestError:
     )
 
 
-def _base64(text: str, name: str) -> bytes:
+def read_base64(text: str, name: str) -> bytes:
+    """The bytes of a base64 text; padding and spaces do not matter.
+
+    Raises:
+        InvalidRequestError: it is none; `name` says where.
+    """
     compact = "".join(text.split())
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
@@ -351,7 +376,7 @@ def encode_predict_reply(reply: PredictReply, *, is_row: bool) -> bytes:
         for array in reply.outputs.values()
         if array.dtype.kind in "fc"
     )
-    write = dumps if is_finite else _dumps_with_nan
+    write = dumps if is_finite else dumps_with_nan
     if not is_row:
         return write({"outputs": next(iter(values.values())) if len(values) == 1 else values})
     _check_batch(reply.outputs)
@@ -378,7 +403,8 @@ def _check_batch(outputs: Mapping[str, Array]) -> None:
             )
 
 
-def _dumps_with_nan(value: Any) -> bytes:
+def dumps_with_nan(value: Any) -> bytes:
+    """Writes JSON with numbers that are not finite."""
     # orjson writes null for what is not finite; TensorFlow Serving writes NaN and Infinity.
     return json.dumps(value, default=_plain, separators=(",", ":")).encode()
 
@@ -483,7 +509,7 @@ def encode_predict_request(call: PredictCall) -> bytes:
     document = {"inputs": inputs}
     if call.signature:
         document["signature_name"] = call.signature  # type: ignore[assignment]
-    return (dumps if is_finite else _dumps_with_nan)(document)
+    return (dumps if is_finite else dumps_with_nan)(document)
 
 
 def _request_strings(value: Any) -> Any:
@@ -508,7 +534,7 @@ def decode_predict_reply(
         raise InvalidRequestError(f"The answer has no 'outputs': {_clip(document)}")
     value = document["outputs"]
     specs = dict(signature.outputs) if signature is not None else {}
-    if not isinstance(value, dict) or _is_base64(value):
+    if not isinstance(value, dict) or is_base64(value):
         value = {next(iter(specs)) if len(specs) == 1 else "outputs": value}
     return PredictReply(
         model=target.model,

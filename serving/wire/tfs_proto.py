@@ -93,6 +93,13 @@ def encode_target(target: Target, spec: Any) -> None:
         spec.version_label = target.label
 
 
+def encode_spec(reply: PredictReply, spec: Any) -> None:
+    """Fills the `model_spec` of an answer: the version and signature that gave it."""
+    spec.name = reply.model
+    spec.version.value = reply.version
+    spec.signature_name = reply.signature
+
+
 # --- Predict ------------------------------------------------------------------------------------
 
 
@@ -123,9 +130,7 @@ def encode_predict_reply(reply: PredictReply, *, as_content: bool = False) -> by
     response = _new("PredictResponse")
     for name, array in reply.outputs.items():
         encode_tensor(array, response.outputs[name], as_content=as_content)
-    response.model_spec.name = reply.model
-    response.model_spec.version.value = reply.version
-    response.model_spec.signature_name = reply.signature
+    encode_spec(reply, response.model_spec)
     return _bytes(response)
 
 
