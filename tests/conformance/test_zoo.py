@@ -121,6 +121,7 @@ def test_the_catalogs_figures_are_those_of_the_built_network(name):
     spec = CATALOG[name]
     model = zoo.create(name)
     anatomy = describe(model)
+    assert model.name == name
     assert model.input_shape == (None, *spec.input.shape)
     assert model.output_shape == (None, spec.num_classes)
     assert anatomy.parameters == spec.parameters

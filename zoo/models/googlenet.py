@@ -87,7 +87,8 @@ def googlenet(
     """GoogLeNet as published: 6,998,552 parameters, 13,378,280 with its auxiliary classifiers.
 
     Kernels start as Xavier's (Glorot's) uniform, biases of convolutions at 0.2 as in the
-    published Caffe model; sizes are rounded up as there. The paper's table counts conv1 as a pair
+    published Caffe model; sizes are rounded up as there, and the normalisation, of which the paper
+    prints no constants, is Caffe's. The paper's table counts conv1 as a pair
     of 7x1 and 1x7; everyone, the released model included, builds the full 7x7.
 
     Args:

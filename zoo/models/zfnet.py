@@ -39,6 +39,7 @@ def zfnet(
     *,
     include_top: bool = True,
     widths: tuple[int, int, int] = (384, 384, 256),
+    name: str = "zfnet",
 ) -> keras.Model:
     """ZFNet of figure 3: 62,357,608 parameters; with widths 512-1024-512 its variant (b).
 
@@ -51,11 +52,12 @@ def zfnet(
         num_classes: Size of the output.
         include_top: False ends at pool5.
         widths: Filters of conv3, conv4 and conv5.
+        name: The model's name.
 
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
     """
-    require_size("zfnet", input_shape, 47)
+    require_size(name, input_shape, 47)
     image = image_input(input_shape)
     x: Any = image
     for index, (filters, kernel) in enumerate(((96, 7), (256, 5)), start=1):
@@ -73,7 +75,7 @@ def zfnet(
             initializer=lambda _: initializers.RandomNormal(stddev=0.01),
             bias=lambda _: "zeros",
         )
-    return keras.Model(image, x, name="zfnet")
+    return keras.Model(image, x, name=name)
 
 
 def zfnet_cifar(
