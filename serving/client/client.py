@@ -25,12 +25,10 @@ from serving.client.results import (
 )
 from serving.client.settings import Retries, Tls
 from serving.client.transports import (
-    AsyncGrpcTransport,
-    AsyncHttpTransport,
     AsyncTransport,
-    GrpcTransport,
-    HttpTransport,
     Transport,
+    open_async_transport,
+    open_transport,
 )
 from serving.messages import Target
 
@@ -96,8 +94,7 @@ class Client:
         self._core = Core(
             address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
         )
-        kind = GrpcTransport if address.is_grpc else HttpTransport
-        self._transport: Transport = kind(address, tls or Tls())
+        self._transport: Transport = open_transport(address, tls or Tls())
 
     def __enter__(self) -> Self:
         return self
@@ -359,8 +356,7 @@ class AsyncClient:
         self._core = Core(
             address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
         )
-        kind = AsyncGrpcTransport if address.is_grpc else AsyncHttpTransport
-        self._transport: AsyncTransport = kind(address, tls or Tls())
+        self._transport: AsyncTransport = open_async_transport(address, tls or Tls())
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,12 +1,9 @@
-"""Connections: httpx2 for HTTP, grpcio for gRPC; one form for threads, one for asyncio each.
-
-A transport carries `Send` steps and gives replies. It knows nothing of what they mean.
-"""
+"""gRPC connections on grpcio, for threads and for asyncio."""
 
 import json
 import os
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from serving.client.address import Address
 from serving.client.core import Send
@@ -23,147 +20,11 @@ GRPC_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     # One name may stand for several replicas: ask them in turn.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 )
 CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE = 1, 4, 14
-
-# Connections kept open between calls.
-MOST_CONNECTIONS = 128
-
-
-class Transport(Protocol):
-    """Carries requests for threads."""
-
-    def send(self, step: Send) -> Reply:
-        """Brings the reply.
-
-        Raises:
-            TransportError: no connection, or it broke.
-            DeadlineError: not in time.
-        """
-        ...
-
-    def close(self) -> None:
-        """Closes the connections."""
-        ...
-
-
-class AsyncTransport(Protocol):
-    """Carries requests for asyncio."""
-
-    async def send(self, step: Send) -> Reply:
-        """As `Transport.send`."""
-        ...
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        ...
-
-
-# --- HTTP ---------------------------------------------------------------------------------------
-
-
-class HttpTransport:
-    """HTTP for threads."""
-
-    def __init__(self, address: Address, tls: Tls) -> None:
-        import httpx2
-
-        self._address = address
-        self._client = httpx2.Client(**_http_settings(address, tls))
-
-    def send(self, step: Send) -> Reply:
-        """As `Transport.send`."""
-        import httpx2
-
-        try:
-            response = self._client.request(**_http_request(self._address, step))
-        except (httpx2.HTTPError, RuntimeError) as error:
-            raise _http_failure(error, self._address, step.deadline) from error
-        return Reply(response.status_code, response.content, dict(response.headers))
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._client.close()
-
-
-class AsyncHttpTransport:
-    """HTTP for asyncio."""
-
-    def __init__(self, address: Address, tls: Tls) -> None:
-        import httpx2
-
-        self._address = address
-        self._client = httpx2.AsyncClient(**_http_settings(address, tls))
-
-    async def send(self, step: Send) -> Reply:
-        """As `Transport.send`."""
-        import httpx2
-
-        try:
-            response = await self._client.request(**_http_request(self._address, step))
-        except (httpx2.HTTPError, RuntimeError) as error:
-            raise _http_failure(error, self._address, step.deadline) from error
-        return Reply(response.status_code, response.content, dict(response.headers))
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._client.aclose()
-
-
-def _http_settings(address: Address, tls: Tls) -> dict[str, Any]:
-    import httpx2
-
-    from serving.client import tls as tls_files
-
-    return {
-        "base_url": f"{address.scheme}://{address.authority}{address.prefix}",
-        "verify": tls_files.context(tls) if address.is_encrypted else False,
-        "timeout": None,
-        "limits": httpx2.Limits(
-            max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS
-        ),
-        # A proxy from the environment must not see a call to a server that was named by hand.
-        "trust_env": False,
-    }
-
-
-def _http_request(address: Address, step: Send) -> dict[str, Any]:
-    request = step.request
-    return {
-        "method": request.method,
-        "url": f"{address.scheme}://{address.authority}{address.prefix}{request.path}",
-        "content": b"".join(request.body) if request.body else None,
-        "headers": [*request.headers, *step.headers],
-        "timeout": step.deadline.require_s("connecting"),
-    }
-
-
-def _http_failure(error: Exception, address: Address, deadline: Deadline) -> ClientError:
-    import httpx2
-
-    match error:
-        case httpx2.TimeoutException():
-            is_connecting = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            return deadline.error("connecting" if is_connecting else "waiting for the answer")
-        case httpx2.ConnectError():
-            return TransportError(
-                f"No connection to {address.authority}: {error or type(error).__name__}. "
-                "Is the server running, and is this its REST port?"
-            )
-        case RuntimeError():
-            return UsageError(f"The client is closed: {error}")
-        case _:
-            return TransportError(
-                f"The connection to {address.authority} broke: {error or type(error).__name__}",
-                is_sent=True,
-            )
-
-
-# --- gRPC ---------------------------------------------------------------------------------------
 
 
 class _GrpcChannel:
@@ -175,11 +36,14 @@ class _GrpcChannel:
         self._options = list(GRPC_OPTIONS)
         if tls.server_name is not None:
             self._options.append(("grpc.ssl_target_name_override", tls.server_name))
+        self._is_closed = False
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
         self._process = os.getpid()
 
     def _method(self, path: str, module: Any) -> Any:
+        if self._is_closed:
+            raise UsageError("The client is closed.")
         found = self._methods.get(path)
         if found is not None:
             return found
@@ -260,6 +124,7 @@ class GrpcTransport(_GrpcChannel):
 
     def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
+        self._is_closed = True
         if self._channel is not None:
             self._channel.close()
 
@@ -288,5 +153,6 @@ class AsyncGrpcTransport(_GrpcChannel):
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
+        self._is_closed = True
         if self._channel is not None:
             await self._channel.close()
