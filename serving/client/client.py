@@ -14,6 +14,7 @@ from serving.client.batches import Batch, alone, failures, gather, outcomes
 from serving.client.core import Core, Send, Steps
 from serving.client.errors import ClientError, InvalidInputError
 from serving.client.exchange import Headers, Reply
+from serving.client.hedging import send_hedged, send_hedged_async
 from serving.client.images import Image, is_one_image
 from serving.client.inputs import ArrayLike, Inputs
 from serving.client.results import (
@@ -23,7 +24,7 @@ from serving.client.results import (
     Outcome,
     Prediction,
 )
-from serving.client.settings import Retries, Tls
+from serving.client.settings import Hedge, Retries, Tls
 from serving.client.transports import (
     AsyncTransport,
     Transport,
@@ -37,11 +38,24 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 60.0
 
 
-def _headers(token: str | None, headers: Mapping[str, str] | None) -> Headers:
-    named = {name.lower(): value for name, value in (headers or {}).items()}
+def _headers(
+    token: str | None,
+    api_key: str | None,
+    headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None,
+) -> Callable[[], Headers]:
+    """What gives the headers of each request; gRPC takes names in lower case only."""
+    fixed: dict[str, str] = {}
     if token is not None:
-        named["authorization"] = f"Bearer {token}"
-    return tuple(named.items())
+        fixed["authorization"] = f"Bearer {token}"
+    if api_key is not None:
+        fixed["x-api-key"] = api_key
+    if callable(headers):
+        given = headers
+        return lambda: tuple(
+            (fixed | {name.lower(): value for name, value in given().items()}).items()
+        )
+    named = tuple((fixed | {n.lower(): value for n, value in (headers or {}).items()}).items())
+    return lambda: named
 
 
 @contextlib.contextmanager
@@ -72,8 +86,11 @@ class Client:
         timeout_s: How long a call may take, retries and waits included; None for no limit.
         retries: When a failed call is made again; see `Retries`.
         tls: Whom to believe over https and grpcs.
+        hedge: When a call that is slow gets a second attempt beside it; never when None.
         token: Sent as a bearer token.
-        headers: Sent with every call.
+        api_key: Sent as x-api-key.
+        headers: Sent with every call; a function is called for each, for tokens that change and
+            for trace context.
 
     Raises:
         UsageError: a URL or setting that cannot work.
@@ -87,13 +104,14 @@ class Client:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         retries: Retries | None = None,
         tls: Tls | None = None,
+        hedge: Hedge | None = None,
         token: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         address = addresses.parse(url)
-        self._core = Core(
-            address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
-        )
+        named = _headers(token, api_key, headers)
+        self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
         self._transport: Transport = open_transport(address, tls or Tls())
 
     def __enter__(self) -> Self:
@@ -111,6 +129,11 @@ class Client:
         """Closes the connections; the client cannot be used after."""
         self._transport.close()
 
+    def _send(self, step: Send) -> Reply:
+        if step.hedge is None:
+            return self._transport.send(step)
+        return send_hedged(self._transport.send, step)
+
     def _run(self, steps: Steps[T]) -> T:
         reply: Reply | None = None
         failure: ClientError | None = None
@@ -120,7 +143,7 @@ class Client:
                 reply = failure = None
                 if isinstance(step, Send):
                     try:
-                        reply = self._transport.send(step)
+                        reply = self._send(step)
                     except ClientError as error:
                         failure = error
                 else:
@@ -349,13 +372,14 @@ class AsyncClient:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         retries: Retries | None = None,
         tls: Tls | None = None,
+        hedge: Hedge | None = None,
         token: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         address = addresses.parse(url)
-        self._core = Core(
-            address, protocol, retries or Retries(), timeout_s, _headers(token, headers)
-        )
+        named = _headers(token, api_key, headers)
+        self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
         self._transport: AsyncTransport = open_async_transport(address, tls or Tls())
 
     async def __aenter__(self) -> Self:
@@ -373,6 +397,11 @@ class AsyncClient:
         """As `Client.close`."""
         await self._transport.close()
 
+    async def _send(self, step: Send) -> Reply:
+        if step.hedge is None:
+            return await self._transport.send(step)
+        return await send_hedged_async(self._transport.send, step)
+
     async def _run(self, steps: Steps[T]) -> T:
         reply: Reply | None = None
         failure: ClientError | None = None
@@ -382,7 +411,7 @@ class AsyncClient:
                 reply = failure = None
                 if isinstance(step, Send):
                     try:
-                        reply = await self._transport.send(step)
+                        reply = await self._send(step)
                     except ClientError as error:
                         failure = error
                 else:

@@ -6,7 +6,7 @@ with asyncio. So deadlines, retries and checks are written once, and the two can
 
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -43,7 +43,7 @@ from serving.client.results import (
     VersionStatus,
 )
 from serving.client.retry import Attempts, Budget
-from serving.client.settings import Retries
+from serving.client.settings import Hedge, Retries
 from serving.errors import UnsupportedError as NoFormError
 from serving.messages import (
     DEFAULT_SIGNATURE,
@@ -57,12 +57,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Hedging:
+    """When a second attempt may start beside the first, and whether there is still room for it."""
+
+    after_s: float
+    may_start: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send this and bring the reply; a `ClientError` is thrown in where there is none."""
 
     request: Request
     headers: Headers
     deadline: Deadline
+    hedge: Hedging | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,8 @@ class Core:
         protocol: What it speaks; "auto" asks it once.
         retries: When a failed call is made again.
         timeout_s: The deadline of calls that bring none; None for no limit.
-        headers: Sent with every request.
+        headers: Gives what is sent with a request; called for each.
+        hedge: When a slow attempt gets a second one beside it.
     """
 
     def __init__(
@@ -96,7 +106,8 @@ class Core:
         protocol: Protocol,
         retries: Retries,
         timeout_s: float | None,
-        headers: Headers,
+        headers: Callable[[], Headers],
+        hedge: Hedge | None,
     ) -> None:
         if protocol not in PROTOCOLS:
             raise UsageError(f"No protocol {protocol!r}; there are {', '.join(PROTOCOLS)}.")
@@ -108,6 +119,7 @@ class Core:
         self._budget = Budget(retries)
         self._timeout_s = timeout_s
         self._headers = headers
+        self._hedging = None if hedge is None else Hedging(hedge.after_s, self._budget.take)
         self._metadata: dict[Target, tuple[float, Metadata]] = {}
 
     def deadline(self, timeout_s: float | None) -> Deadline:
@@ -303,11 +315,12 @@ class Core:
             yield Sleep(wait_s)
 
     def _attempt(self, question: Question[T], deadline: Deadline) -> Steps[T]:
-        headers = [*self._headers, (REQUEST_ID_HEADER, uuid.uuid4().hex)]
+        headers = [*self._headers(), (REQUEST_ID_HEADER, uuid.uuid4().hex)]
         left = deadline.require_s("preparing the call")
         if left is not None and not self._address.is_grpc:
             headers.append((TIMEOUT_HEADER, f"{left:.6f}"))
-        reply = yield Send(question.request, tuple(headers), deadline)
+        hedging = self._hedging if question.request.is_repeatable else None
+        reply = yield Send(question.request, tuple(headers), deadline, hedging)
         assert reply is not None  # noqa: S101 - what a Send brings
         return question.decode(reply)
 

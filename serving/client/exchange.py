@@ -54,6 +54,11 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     message: str = ""
 
+    @property
+    def is_success(self) -> bool:
+        """Whether it is an answer and no refusal."""
+        return self.status == 0 or 200 <= self.status < 300
+
 
 @dataclass(frozen=True, slots=True)
 class Question(Generic[T_co]):
