@@ -1,5 +1,6 @@
 """TLS contexts for HTTP and credentials for gRPC, made from the same settings."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ def context(tls: Tls) -> ssl.SSLContext:
     """
     made = ssl.create_default_context()
     if tls.ca is not None:
-        made = ssl.create_default_context(cafile=_existing(tls.ca, "ca"))
+        ca = _existing(tls.ca, "ca")
+        try:
+            made = ssl.create_default_context(cafile=ca)
+        except ssl.SSLError as error:
+            raise UsageError(f"The ca file {ca!r} is no PEM file with certificates.") from error
     made.set_alpn_protocols(["http/1.1"])
     if tls.certificate is not None and tls.key is not None:
         certificate = _existing(tls.certificate, "certificate")
@@ -43,6 +48,26 @@ def credentials(tls: Tls) -> Any:
         private_key=_read(tls.key, "key"),
         certificate_chain=_read(tls.certificate, "certificate"),
     )
+
+
+# What OpenSSL and gRPC say when it is the certificate that is wrong.
+_UNTRUSTED = re.compile(r"certificate|ssl_error_ssl|verification", re.IGNORECASE)
+
+
+def hint(words: str, protocol: str, *, is_encrypted: bool) -> str:
+    """What to try when there was no connection.
+
+    Args:
+        words: What the connection failed with.
+        protocol: "REST" or "gRPC".
+        is_encrypted: Whether TLS was tried.
+    """
+    if is_encrypted and _UNTRUSTED.search(words):
+        return (
+            "The server's certificate is not believed: name its authority with Tls(ca=...), and "
+            "its name with Tls(server_name=...) where the URL has another."
+        )
+    return f"Is the server running, and is this its {protocol} port?"
 
 
 def _existing(path: Path, what: str) -> str:

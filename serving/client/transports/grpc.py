@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+from serving.client import tls as tls_files
 from serving.client.address import Address
 from serving.client.core import Send
 from serving.client.deadline import Deadline
@@ -55,8 +56,6 @@ class _GrpcChannel:
             # Not before the first call: an asyncio channel belongs to the loop it was made in.
             target = f"dns:///{self._address.authority}"
             if self._address.is_encrypted:
-                from serving.client import tls as tls_files
-
                 credentials = tls_files.credentials(self._tls)
                 self._channel = module.secure_channel(target, credentials, self._options)
             else:
@@ -78,10 +77,8 @@ class _GrpcChannel:
         if code == DEADLINE_EXCEEDED:
             return deadline.error("waiting for the answer")
         if code == UNAVAILABLE and _NOT_CONNECTED.search(details):
-            return TransportError(
-                f"No connection to {authority}: {brief}. "
-                "Is the server running, and is this its gRPC port?"
-            )
+            what = tls_files.hint(brief, "gRPC", is_encrypted=self._address.is_encrypted)
+            return TransportError(f"No connection to {authority}: {brief}. {what}")
         if code == UNAVAILABLE and _BROKEN.search(details):
             return TransportError(f"The connection to {authority} broke: {brief}.", is_sent=True)
         if code == CANCELLED and "hannel" in details:
@@ -91,7 +88,8 @@ class _GrpcChannel:
 
 # gRPC gives its own failures and the server's the same codes; only its words tell them apart.
 _NOT_CONNECTED = re.compile(
-    r"failed to connect|name resolution|dns resolution|no address|handshake", re.IGNORECASE
+    r"all backends failing|failed to connect|name resolution|dns resolution|no address|handshake",
+    re.IGNORECASE,
 )
 _BROKEN = re.compile(
     r"socket closed|connection reset|goaway|broken pipe|recvmsg|sendmsg|transport", re.IGNORECASE

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 
+from serving.client import tls as tls_files
 from serving.client.address import Address
 from serving.client.core import Send
 from serving.client.deadline import Deadline
@@ -53,10 +54,9 @@ class _Http:
             case httpx2.TimeoutException() | TimeoutError():
                 return deadline.error("waiting for the answer")
             case httpx2.ConnectError():
-                return TransportError(
-                    f"No connection to {authority}: {error or type(error).__name__}. "
-                    "Is the server running, and is this its REST port?"
-                )
+                words = str(error) or type(error).__name__
+                what = tls_files.hint(words, "REST", is_encrypted=self._address.is_encrypted)
+                return TransportError(f"No connection to {authority}: {words}. {what}")
             case _ if self._is_closed:
                 return UsageError("The client was closed during the call.")
             case _:
@@ -81,8 +81,6 @@ class _Timeouts(dict[str, float | None]):
 
 
 def _settings(address: Address, tls: Tls) -> dict[str, Any]:
-    from serving.client import tls as tls_files
-
     return {
         "verify": tls_files.context(tls) if address.is_encrypted else False,
         "limits": httpx2.Limits(
