@@ -1,11 +1,28 @@
 """The one place where errors become codes of HTTP and gRPC."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from serving.errors import ServingError, code_of
+from serving.transport import GrpcRequest
 from serving.wire.codes import CODE_NUMBERS
 
 log = logging.getLogger(__name__)
+
+GrpcMethod = Callable[[GrpcRequest], Awaitable[bytes]]
+"""One gRPC method before its errors have become codes."""
+
+
+class FixedCodeError(ServingError):
+    """An error for which a protocol prescribes a code that ours do not give.
+
+    `code` is the name of a canonical gRPC code.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 # TensorFlow Serving's map from canonical codes to HTTP.
 HTTP_STATUS = {
@@ -31,12 +48,16 @@ MOST_MESSAGE = 1024
 
 def http_status(error: Exception) -> int:
     """The HTTP status of an error."""
-    return HTTP_STATUS.get(code_of(error), 500)
+    return HTTP_STATUS.get(_code(error), 500)
 
 
 def grpc_code(error: Exception) -> int:
     """The gRPC code of an error, as a number."""
-    return CODE_NUMBERS[code_of(error)]
+    return CODE_NUMBERS[_code(error)]
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, FixedCodeError) else code_of(error)
 
 
 def text_of(error: Exception, request_id: str) -> str:

@@ -9,7 +9,9 @@ from serving.errors import (
     ModelNotFoundError,
     SignatureNotFoundError,
 )
-from serving.messages import Target
+from serving.messages import DEFAULT_SIGNATURE, PredictCall, PredictReply, Target
+from serving.protocols.service import Service
+from serving.wire.examples import check_signature
 
 
 @contextmanager
@@ -47,3 +49,21 @@ def asking_status(target: Target) -> Iterator[None]:
         raise ModelNotFoundError(
             error.model, message=f"Could not find {wanted} of model {target.model}. {error}"
         ) from error
+
+
+async def answer_examples(service: Service, call: PredictCall, method: str) -> PredictReply:
+    """Runs a signature that classifies or regresses.
+
+    Raises:
+        ServingError: what `predict` raises, or the signature cannot do it.
+    """
+    signatures = service.metadata(call.target).signatures
+    name = call.signature or DEFAULT_SIGNATURE
+    if name not in signatures:
+        raise InvalidRequestError(
+            f"No signature was found with the name: {name}. This model has "
+            f"{', '.join(sorted(signatures))}.",
+            field="signature_name",
+        )
+    check_signature(signatures[name], method)
+    return await service.predict(call)

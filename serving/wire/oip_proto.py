@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from serving.errors import InvalidRequestError
 from serving.messages import (
@@ -33,7 +32,7 @@ from serving.wire.oip import (
     outputs_of,
 )
 from serving.wire.oip_json import STATES, version_number
-from serving.wire.pool import message
+from serving.wire.pool import message, new_message, parse_message
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -51,21 +50,19 @@ _CONTENTS = {
 
 
 def parse(name: str, body: bytes) -> Any:
-    """Reads a message of the package `inference`.
-
-    Raises:
-        InvalidRequestError: the bytes are no such message.
-    """
-    try:
-        return message(f"inference.{name}").FromString(body)
-    except (DecodeError, ValueError) as error:
-        raise InvalidRequestError(f"These {len(body)} bytes are no {name}: {error}") from error
+    """Reads a message of the package `inference`; raises `InvalidRequestError`."""
+    return parse_message(f"inference.{name}", body)
 
 
 def new(kind: str, /, **fields: Any) -> bytes:
     """A serialised message of the package `inference`."""
-    made: bytes = message(f"inference.{kind}")(**fields).SerializeToString()
-    return made
+    return new_message(f"inference.{kind}", **fields)
+
+
+def decode_target(name: str, body: bytes) -> Target:
+    """Server: the model and version that a request with both names; raises as `target_of`."""
+    request = parse(name, body)
+    return target_of(request.name, request.version)
 
 
 def target_of(model: str, version: str) -> Target:

@@ -10,7 +10,10 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
+
+from serving.errors import InvalidRequestError
 
 
 @cache
@@ -29,3 +32,23 @@ def pool() -> DescriptorPool:
 def message(full_name: str) -> Any:
     """The class of a message, e.g. "tensorflow.serving.PredictRequest"."""
     return GetMessageClass(pool().FindMessageTypeByName(full_name))
+
+
+def parse_message(full_name: str, body: bytes) -> Any:
+    """Reads a message.
+
+    Raises:
+        InvalidRequestError: the bytes are no such message.
+    """
+    try:
+        return message(full_name).FromString(body)
+    except (DecodeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"These {len(body)} bytes are no {full_name.rpartition('.')[2]}: {error}"
+        ) from error
+
+
+def new_message(full_name: str, /, **fields: Any) -> bytes:
+    """A serialised message."""
+    made: bytes = message(full_name)(**fields).SerializeToString()
+    return made

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from serving.errors import InvalidRequestError
 from serving.messages import (
@@ -28,7 +28,7 @@ from serving.messages import (
     VersionStatus,
 )
 from serving.wire.codes import CODE_NAMES, CODE_NUMBERS
-from serving.wire.pool import message
+from serving.wire.pool import message, parse_message
 from serving.wire.tensors import DTYPE_NAMES, DTYPE_NUMBERS, decode_tensor, encode_tensor
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -43,15 +43,8 @@ _STATE_NAMES = {number: name for name, number in _STATES.items()}
 
 
 def parse(name: str, body: bytes) -> Any:
-    """Reads a message of the package `tensorflow.serving`.
-
-    Raises:
-        InvalidRequestError: the bytes are no such message.
-    """
-    try:
-        return message(f"tensorflow.serving.{name}").FromString(body)
-    except (DecodeError, ValueError) as error:
-        raise InvalidRequestError(f"These {len(body)} bytes are no {name}: {error}") from error
+    """Reads a message of the package `tensorflow.serving`; raises `InvalidRequestError`."""
+    return parse_message(f"tensorflow.serving.{name}", body)
 
 
 def _new(name: str) -> Any:

@@ -1,0 +1,73 @@
+"""The Open Inference Protocol's gRPC interface, with Triton's extensions."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from serving.messages import Target
+from serving.protocols.oip_rest import default_signature
+from serving.protocols.service import Service
+from serving.protocols.status import GrpcMethod
+from serving.transport import GrpcRequest
+from serving.wire import oip_proto
+from serving.wire.oip import EXTENSIONS
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+
+
+class OipGrpc:
+    """Answers the methods of `inference.GRPCInferenceService`."""
+
+    def __init__(self, service: Service, name: str, version: str) -> None:
+        self._service = service
+        self._name = name
+        self._version = version
+
+    def methods(self) -> Mapping[str, GrpcMethod]:
+        """The methods by their full path."""
+        named = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+            "RepositoryIndex": self._index,
+        }
+        return {f"/{INFERENCE_SERVICE}/{name}": method for name, method in named.items()}
+
+    async def _server_live(self, _: GrpcRequest) -> bytes:
+        return oip_proto.new("ServerLiveResponse", live=self._service.is_live())
+
+    async def _server_ready(self, _: GrpcRequest) -> bytes:
+        return oip_proto.new("ServerReadyResponse", ready=self._service.is_ready())
+
+    async def _server_metadata(self, _: GrpcRequest) -> bytes:
+        return oip_proto.new(
+            "ServerMetadataResponse",
+            name=self._name,
+            version=self._version,
+            extensions=EXTENSIONS,
+        )
+
+    async def _model_ready(self, request: GrpcRequest) -> bytes:
+        target = oip_proto.decode_target("ModelReadyRequest", request.body)
+        self._service.status(target)  # an unknown model is not found, not unready
+        return oip_proto.new("ModelReadyResponse", ready=self._service.is_model_ready(target))
+
+    async def _model_metadata(self, request: GrpcRequest) -> bytes:
+        target = oip_proto.decode_target("ModelMetadataRequest", request.body)
+        found = self._service.metadata(target)
+        if target.version is not None:
+            found = replace(found, versions=(found.version,))
+        return oip_proto.encode_metadata(found, default_signature(found.signatures))
+
+    async def _infer(self, request: GrpcRequest) -> bytes:
+        asked = oip_proto.decode_infer_request(request.body)
+        metadata = self._service.metadata(asked.call.target)
+        reply = await self._service.predict(replace(asked.call, deadline=request.deadline))
+        return oip_proto.encode_infer_reply(asked, reply, metadata.labels)
+
+    async def _index(self, request: GrpcRequest) -> bytes:
+        asked = oip_proto.parse("RepositoryIndexRequest", request.body)
+        statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
+        return oip_proto.encode_index(statuses, only_ready=asked.ready)
