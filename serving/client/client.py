@@ -91,6 +91,7 @@ class Client:
         api_key: Sent as x-api-key.
         headers: Sent with every call; a function is called for each, for tokens that change and
             for trace context.
+        transport: Carries the calls instead of a connection; see `serving.client.testing`.
 
     Raises:
         UsageError: a URL or setting that cannot work.
@@ -108,11 +109,12 @@ class Client:
         token: str | None = None,
         api_key: str | None = None,
         headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         address = addresses.parse(url)
         named = _headers(token, api_key, headers)
         self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
-        self._transport: Transport = open_transport(address, tls or Tls())
+        self._transport: Transport = transport or open_transport(address, tls or Tls())
 
     def __enter__(self) -> Self:
         return self
@@ -376,11 +378,12 @@ class AsyncClient:
         token: str | None = None,
         api_key: str | None = None,
         headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
+        transport: AsyncTransport | None = None,
     ) -> None:
         address = addresses.parse(url)
         named = _headers(token, api_key, headers)
         self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
-        self._transport: AsyncTransport = open_async_transport(address, tls or Tls())
+        self._transport: AsyncTransport = transport or open_async_transport(address, tls or Tls())
 
     async def __aenter__(self) -> Self:
         return self
