@@ -23,6 +23,7 @@ from zoo.suggest import unknown
 
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 TORCH = "https://download.pytorch.org/models"
+TIMM = "https://huggingface.co/timm"
 CAFFE = "http://dl.caffe.berkeleyvision.org"
 
 CAFFE_INPUT = "BGR, 0..255, less the mean pixel 103.939 116.779 123.68"
@@ -58,6 +59,11 @@ class PublicWeights(Frozen):
     def network(self) -> str:
         """The catalog name."""
         return self.name.partition("/")[0]
+
+    @property
+    def file(self) -> str:
+        """What the file is called in the cache; publishers' own names would collide."""
+        return self.name.replace("/", "-") + self.url[self.url.rindex(".") :]
 
 
 def _keras(
@@ -100,6 +106,17 @@ def _caffe(
         top1_error=error,
         preprocessing=needs,
         options=options,
+    )
+
+
+def _timm(network: str, model: str, sha256: str, licence: str) -> PublicWeights:
+    return PublicWeights(
+        name=f"{network}/timm",
+        url=f"{TIMM}/{model}/resolve/main/model.safetensors",
+        algorithm="sha256",
+        digest=sha256,
+        licence=licence,
+        preprocessing=TORCH_INPUT,
     )
 
 
@@ -196,6 +213,30 @@ _WEIGHTS = (
     _torch("densenet161", "densenet161-8d451a50.pth", 22.2),
     _torch("densenet169", "densenet169-b2777c0a.pth", 23.6),
     _torch("densenet201", "densenet201-c1103571.pth", 22.5),
+    _timm(
+        "vgg16",
+        "vgg16.tv_in1k",
+        "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+        "BSD-3-Clause",
+    ),
+    _timm(
+        "vgg16_bn",
+        "vgg16_bn.tv_in1k",
+        "88bbedbc8e780413736db38ac4efd41b06fc0e93fd5b8879b584bba63a950129",
+        "BSD-3-Clause",
+    ),
+    _timm(
+        "resnet50_v1_5",
+        "resnet50.tv_in1k",
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+        "BSD-3-Clause",
+    ),
+    _timm(
+        "densenet121",
+        "densenet121.tv_in1k",
+        "c894c6d9caa317a8ca1942986dee7a16a86c77734a4d691d2abe05389cfef358",
+        "Apache-2.0",
+    ),
     _caffe(
         "alexnet",
         "bvlc_alexnet.caffemodel",
@@ -249,7 +290,7 @@ def fetch(
     if name not in PUBLIC:
         raise UsageError(unknown("public weights", name, PUBLIC))
     weights = PUBLIC[name]
-    place = (folder or cache_folder()) / weights.url.rpartition("/")[2]
+    place = (folder or cache_folder()) / weights.file
     if place.is_file():
         return place
     if offline:
