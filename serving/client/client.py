@@ -1,22 +1,19 @@
 """`Client` for threads and `AsyncClient` for asyncio: the same operations, driven two ways."""
 
 import asyncio
-import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from serving.client import address as addresses
-from serving.client.batches import Batch, alone, failures, gather, outcomes
+from serving.client.batches import Batch, check_streaming, gather, is_alike, join, rows_of
 from serving.client.core import Core, Send, Steps
-from serving.client.errors import ClientError, InvalidInputError
+from serving.client.errors import ClientError
 from serving.client.exchange import Headers, Reply
 from serving.client.hedging import send_hedged, send_hedged_async
 from serving.client.images import Image, is_one_image
-from serving.client.inputs import ArrayLike, Inputs
+from serving.client.inputs import Inputs
 from serving.client.results import (
     Classification,
     Metadata,
@@ -25,6 +22,7 @@ from serving.client.results import (
     Prediction,
 )
 from serving.client.settings import Hedge, Retries, Tls
+from serving.client.streaming import stream, stream_async
 from serving.client.transports import (
     AsyncTransport,
     Transport,
@@ -56,21 +54,6 @@ def _headers(
         )
     named = tuple((fixed | {n.lower(): value for n, value in (headers or {}).items()}).items())
     return lambda: named
-
-
-@contextlib.contextmanager
-def _progress(is_shown: bool) -> Iterator[Callable[[], None]]:  # noqa: FBT001 - it is the caller's flag
-    """A progress bar on standard error, and how to move it; nothing when it is not wanted."""
-    if not is_shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("", total=None)
-        yield lambda: shown.advance(task)
 
 
 class Client:
@@ -248,7 +231,7 @@ class Client:
     def predict_many(
         self,
         model: str,
-        items: Iterable[ArrayLike],
+        items: Iterable[Inputs],
         *,
         batch_size: int = 32,
         concurrency: int = 4,
@@ -263,7 +246,7 @@ class Client:
 
         Args:
             model: The model's name.
-            items: Examples without a batch axis; at most `batch_size * concurrency` are held.
+            items: Examples without a batch axis, or mappings from input names to them; at most `batch_size * concurrency` are held.
             batch_size: Examples that travel together.
             concurrency: Batches under way at the same time.
             version: Its version; the newest when neither this nor `label` is given.
@@ -273,50 +256,55 @@ class Client:
             timeout_s: For each batch, instead of the client's.
             progress: Show a progress bar on standard error.
 
-        Yields:
+        Returns:
             One outcome an example, in order: its answer, or its own error. An example that is
             refused takes no other with it.
         """
 
-        def ask(batch: Batch) -> Sequence[Outcome[Prediction]]:
-            try:
-                answer = self.predict(
-                    model,
-                    batch.inputs,
-                    version=version,
-                    label=label,
-                    signature=signature,
-                    outputs=outputs,
-                    timeout_s=timeout_s,
-                )
-            except InvalidInputError as error:
-                if len(batch.items) == 1:
-                    return failures(batch, error)
-                return [found for each in alone(batch) for found in ask(each)]
-            except ClientError as error:
-                return failures(batch, error)
-            return outcomes(batch, answer)
+        def ask(batch: Batch[Inputs]) -> list[Prediction]:
+            answer = self.predict(
+                model,
+                join(batch.items),
+                version=version,
+                label=label,
+                signature=signature,
+                outputs=outputs,
+                timeout_s=timeout_s,
+            )
+            return rows_of(answer, len(batch.items))
 
-        pending: deque[Future[Sequence[Outcome[Prediction]]]] = deque()
-        with (
-            ThreadPoolExecutor(concurrency, "convzoo-client") as pool,
-            _progress(progress) as advance,
-        ):
-            try:
-                for batch in gather(items, batch_size):
-                    pending.append(pool.submit(ask, batch))
-                    if len(pending) >= concurrency:
-                        for found in pending.popleft().result():
-                            advance()
-                            yield found
-                while pending:
-                    for found in pending.popleft().result():
-                        advance()
-                        yield found
-            finally:
-                # Whoever stops early does not wait for what nobody will read.
-                for future in pending:
-                    future.cancel()
+        check_streaming(batch_size, concurrency)
+        batches = gather(items, batch_size, is_alike)
+        return stream(batches, ask, concurrency=concurrency, progress=progress)
+
+    def classify_many(
+        self,
+        model: str,
+        images: Iterable[Image],
+        *,
+        top_k: int = 5,
+        batch_size: int = 8,
+        concurrency: int = 4,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+        progress: bool = False,
+    ) -> Iterator[Outcome[Classification]]:
+        """Names what a stream of images shows, as `predict_many` does for arrays."""
+
+        def ask(batch: Batch[Image]) -> list[Classification]:
+            return self.classify(
+                model,
+                list(batch.items),
+                top_k=top_k,
+                version=version,
+                label=label,
+                timeout_s=timeout_s,
+            )
+
+        check_streaming(batch_size, concurrency)
+        batches = gather(images, batch_size)
+        return stream(batches, ask, concurrency=concurrency, progress=progress)
 
     def metadata(
         self,
@@ -483,10 +471,10 @@ class AsyncClient:
         )
         return found[0] if is_one else found
 
-    async def predict_many(
+    def predict_many(
         self,
         model: str,
-        items: Iterable[ArrayLike],
+        items: Iterable[Inputs],
         *,
         batch_size: int = 32,
         concurrency: int = 4,
@@ -499,41 +487,50 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome[Prediction]]:
         """As `Client.predict_many`."""
 
-        async def ask(batch: Batch) -> Sequence[Outcome[Prediction]]:
-            try:
-                answer = await self.predict(
-                    model,
-                    batch.inputs,
-                    version=version,
-                    label=label,
-                    signature=signature,
-                    outputs=outputs,
-                    timeout_s=timeout_s,
-                )
-            except InvalidInputError as error:
-                if len(batch.items) == 1:
-                    return failures(batch, error)
-                return [found for each in alone(batch) for found in await ask(each)]
-            except ClientError as error:
-                return failures(batch, error)
-            return outcomes(batch, answer)
+        async def ask(batch: Batch[Inputs]) -> list[Prediction]:
+            answer = await self.predict(
+                model,
+                join(batch.items),
+                version=version,
+                label=label,
+                signature=signature,
+                outputs=outputs,
+                timeout_s=timeout_s,
+            )
+            return rows_of(answer, len(batch.items))
 
-        pending: deque[asyncio.Task[Sequence[Outcome[Prediction]]]] = deque()
-        with _progress(progress) as advance:
-            try:
-                for batch in gather(items, batch_size):
-                    pending.append(asyncio.create_task(ask(batch)))
-                    if len(pending) >= concurrency:
-                        for found in await pending.popleft():
-                            advance()
-                            yield found
-                while pending:
-                    for found in await pending.popleft():
-                        advance()
-                        yield found
-            finally:
-                for task in pending:
-                    task.cancel()
+        check_streaming(batch_size, concurrency)
+        batches = gather(items, batch_size, is_alike)
+        return stream_async(batches, ask, concurrency=concurrency, progress=progress)
+
+    def classify_many(
+        self,
+        model: str,
+        images: Iterable[Image],
+        *,
+        top_k: int = 5,
+        batch_size: int = 8,
+        concurrency: int = 4,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+        progress: bool = False,
+    ) -> AsyncIterator[Outcome[Classification]]:
+        """As `Client.classify_many`."""
+
+        async def ask(batch: Batch[Image]) -> list[Classification]:
+            return await self.classify(
+                model,
+                list(batch.items),
+                top_k=top_k,
+                version=version,
+                label=label,
+                timeout_s=timeout_s,
+            )
+
+        check_streaming(batch_size, concurrency)
+        batches = gather(images, batch_size)
+        return stream_async(batches, ask, concurrency=concurrency, progress=progress)
 
     async def metadata(
         self,
