@@ -1,7 +1,9 @@
 """`convzoo predict`: asks a server what images show."""
 
+import glob
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,22 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
     default="http://127.0.0.1:8501",
     show_default=True,
     envvar="CONVZOO_URL",
+    show_envvar=True,
     help="http://, https://, grpc:// or grpcs://.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--version", type=click.IntRange(min=1), help="The newest when not given.")
 @click.option("--label", help="A version label, e.g. stable.")
-@click.option("--timeout-s", type=click.FloatRange(min=0, min_open=True), default=60.0)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="For each request.",
+)
+@click.option("--concurrency", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--token", envvar="CONVZOO_TOKEN", show_envvar=True, help="A bearer token.")
+@click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to believe.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def predict(
     model: str,
@@ -36,44 +48,72 @@ def predict(
     version: int | None,
     label: str | None,
     timeout_s: float,
+    concurrency: int,
+    token: str | None,
+    ca: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Asks MODEL what IMAGES show: files, folders of them, or - for standard input.
+    r"""Asks MODEL what IMAGES show: files, patterns, folders, or - for an image on standard input.
+
+    An image that cannot be read is told on standard error and takes no other with it; the exit
+    code is then that error's.
 
     \b
     convzoo predict lenet5 digit.png
     convzoo predict lenet5 scans/ --url grpc://localhost:8500 --json
+    convzoo predict lenet5 'scans/**/*.png' --top-k 1
+    curl -s https://host/digit.png | convzoo predict lenet5 -
     """
     from serving.client.client import Client
+    from serving.client.errors import InvalidInputError
+    from serving.client.settings import Tls
 
     named = dict(_read(images))
-    with Client(url, timeout_s=timeout_s) as client:
-        found = [
-            client.classify(model, content, top_k=top_k, version=version, label=label)
-            for content in named.values()
-        ]
-    answers = dict(zip(named, found, strict=True))
+    answers: dict[str, Classification] = {}
+    failure: InvalidInputError | None = None
+    with Client(url, timeout_s=timeout_s, token=token, tls=Tls(ca=ca)) as client:
+        outcomes = client.classify_many(
+            model,
+            named.values(),
+            top_k=top_k,
+            concurrency=concurrency,
+            version=version,
+            label=label,
+            progress=len(named) > 1 and sys.stderr.isatty(),
+        )
+        for name, outcome in zip(named, outcomes, strict=True):
+            if isinstance(outcome.error, InvalidInputError):
+                click.echo(f"error: {name}: {outcome.error}", err=True)
+                failure = failure or outcome.error
+            else:
+                # A server that is gone is gone for the rest as well.
+                answers[name] = outcome.unwrap()
     if as_json:
         documents = [{"image": name, **answer.to_dict()} for name, answer in answers.items()]
         click.echo(json.dumps(documents))
-    else:
+    elif answers:
         _show(answers)
+    if failure is not None:
+        sys.exit(failure.exit_code)
 
 
-def _read(images: tuple[str, ...]) -> list[tuple[str, bytes | Path]]:
-    found: list[tuple[str, bytes | Path]] = []
+def _read(images: tuple[str, ...]) -> Iterator[tuple[str, bytes | Path]]:
     for image in images:
         path = Path(image)
         if image == "-":
-            found.append(("-", sys.stdin.buffer.read()))
+            yield "-", sys.stdin.buffer.read()
         elif path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
             if not inside:
                 raise click.UsageError(f"There is no image in {path}: {', '.join(SUFFIXES)}.")
-            found += [(str(each), each) for each in inside]
+            yield from ((str(each), each) for each in inside)
+        elif glob.has_magic(image) and not path.exists():
+            found = sorted(glob.glob(image, recursive=True))  # noqa: PTH207 - ** as users know it
+            if not found:
+                raise click.UsageError(f"No file matches {image!r}.")
+            yield from ((each, Path(each)) for each in found)
         else:
-            found.append((image, path))
-    return found
+            yield image, path
 
 
 def _show(answers: "dict[str, Classification]") -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from serving.client import AsyncClient, Client, Retries
 from serving.client.address import parse
-from serving.client.cli import predict
 from serving.client.errors import (
     DeadlineError,
     ImageError,
@@ -360,21 +359,3 @@ heavy = {"tensorflow", "keras", "openvino", "uvicorn", "starlette", "PIL", "zoo"
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@served
-def test_convzoo_predict_reads_files_folders_and_standard_input(tiny_server, tmp_path):
-    from click.testing import CliRunner
-
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.png").write_bytes(encoded(PIXELS))
-    run = CliRunner().invoke(predict, ["tiny", str(tmp_path), "--url", tiny_server.url])
-    assert run.exit_code == 0
-    assert run.stdout.count("bee") == 2
-    piped = CliRunner().invoke(
-        predict, ["tiny", "-", "--url", tiny_server.url, "--json"], input=encoded(PIXELS)
-    )
-    assert '"label": "bee"' in piped.stdout
-    missing = CliRunner().invoke(predict, ["tiny", "nowhere.png", "--url", tiny_server.url])
-    assert isinstance(missing.exception, ImageError)
-    assert missing.exception.exit_code == 3
