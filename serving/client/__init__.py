@@ -9,7 +9,14 @@ with Client("http://127.0.0.1:8501") as client:
 
 from serving.client.client import AsyncClient, Client
 from serving.client.errors import ClientError
-from serving.client.results import Classification, LabelScore, Metadata, ModelStatus, Prediction
+from serving.client.results import (
+    Classification,
+    LabelScore,
+    Metadata,
+    ModelStatus,
+    Outcome,
+    Prediction,
+)
 from serving.client.settings import Hedge, Retries, Tls
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "LabelScore",
     "Metadata",
     "ModelStatus",
+    "Outcome",
     "Prediction",
     "Retries",
     "Tls",

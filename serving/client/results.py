@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from serving.client.errors import ClientError, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingImports]
 
 T = TypeVar("T")
 
@@ -412,7 +412,7 @@ class ModelStatus(Result):
 
 def _frame(columns: Mapping[str, Any]) -> "pd.DataFrame":
     try:
-        import pandas as pd  # noqa: ICN001, RUF100
+        import pandas as pd  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UsageError(
             "to_pandas() needs pandas, which is not installed: pip install pandas."

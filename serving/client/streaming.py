@@ -5,7 +5,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serving.client.batches import Batch
 from serving.client.errors import ClientError, InvalidInputError
@@ -101,7 +101,7 @@ def _answers(batch: Batch[T], answers: Sequence[R]) -> list[Outcome[R]]:
     return [Outcome(index=batch.first + row, value=each) for row, each in enumerate(answers)]
 
 
-def _failures(batch: Batch[T], error: ClientError) -> list[Outcome[R]]:
+def _failures(batch: Batch[Any], error: ClientError) -> list[Outcome[Any]]:
     return [Outcome(index=batch.first + row, error=error) for row in range(len(batch.items))]
 
 
