@@ -1,13 +1,12 @@
 """All HTTP front ends behind one handler: who answers, within what time, and how errors look."""
 
-import gzip
 import time
 import uuid
-import zlib
 from dataclasses import replace
 from importlib.metadata import version
 
 from serving.errors import InvalidRequestError, OverloadedError
+from serving.protocols.compression import inflated, inflated_as_tensorflow_serving
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
 from serving.protocols.service import Service
@@ -15,9 +14,6 @@ from serving.protocols.status import http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
 from serving.transport import HttpHandler, HttpRequest, HttpResponse
 from serving.wire.tfs_json import encode_error
-
-# TensorFlow Serving's bound on what a compressed body may unfold to.
-MOST_INFLATED_BYTES = 100 << 20
 
 # Seconds that a caller gives the request, as our own client sends them.
 TIMEOUT_HEADER = "x-request-timeout-s"
@@ -31,22 +27,22 @@ def build_http(service: Service) -> HttpHandler:
     oip = OipRest(service, "convzoo", version("convzoo"))
 
     fronts = (
-        ("/v1/", tfs.handle),
-        ("/V1/", tfs.handle),
-        ("/v2", oip.handle),
-        ("/api/", native.handle),
+        ("/v1/", tfs.handle, inflated_as_tensorflow_serving),
+        ("/V1/", tfs.handle, inflated_as_tensorflow_serving),
+        ("/v2", oip.handle, inflated),
+        ("/api/", native.handle, inflated),
     )
 
     async def answer(request: HttpRequest) -> HttpResponse:
-        for prefix, front in fronts:
+        for prefix, front, unfold in fronts:
             if request.path.startswith(prefix):
-                return await front(request, _deadline(request))
+                return await front(unfold(request), _deadline(request))
         return _own(service, request)
 
     async def handle(request: HttpRequest) -> HttpResponse:
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:128]
         try:
-            response = await answer(_inflated(request))
+            response = await answer(request)
         except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
             request_id = request_id or uuid.uuid4().hex
             headers: tuple[tuple[str, str], ...] = JSON
@@ -90,17 +86,3 @@ def _deadline(request: HttpRequest) -> float | None:
             f"{TIMEOUT_HEADER} is {text[:40]!r}; seconds above 0 work.", field=TIMEOUT_HEADER
         )
     return (request.received or time.monotonic()) + seconds
-
-
-def _inflated(request: HttpRequest) -> HttpRequest:
-    """A gzip body unfolded; one that is damaged or too large is an empty one, as in TF Serving."""
-    if "gzip" not in request.headers.get("content-encoding", ""):
-        return request
-    try:
-        unpacker = zlib.decompressobj(wbits=31)
-        body = unpacker.decompress(request.body, MOST_INFLATED_BYTES + 1)
-    except (zlib.error, gzip.BadGzipFile):
-        body = b""
-    if len(body) > MOST_INFLATED_BYTES or not unpacker.eof:
-        body = b""
-    return replace(request, body=body)

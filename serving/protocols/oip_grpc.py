@@ -30,6 +30,7 @@ class OipGrpc:
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
             "ModelInfer": self._infer,
             "RepositoryIndex": self._index,
         }
@@ -61,10 +62,15 @@ class OipGrpc:
             found = replace(found, versions=(found.version,))
         return oip_proto.encode_metadata(found, default_signature(found.signatures))
 
+    async def _model_config(self, request: GrpcRequest) -> bytes:
+        target = oip_proto.decode_target("ModelConfigRequest", request.body)
+        found = self._service.metadata(target)
+        return oip_proto.encode_config(found, default_signature(found.signatures))
+
     async def _infer(self, request: GrpcRequest) -> bytes:
         asked = oip_proto.decode_infer_request(request.body)
         metadata = self._service.metadata(asked.call.target)
-        reply = await self._service.predict(replace(asked.call, deadline=request.deadline))
+        reply = await self._service.predict(asked.due(request.received, request.deadline))
         return oip_proto.encode_infer_reply(asked, reply, metadata.labels)
 
     async def _index(self, request: GrpcRequest) -> bytes:

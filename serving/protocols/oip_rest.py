@@ -7,18 +7,20 @@ from urllib.parse import unquote
 
 from serving.errors import UnsupportedError
 from serving.messages import DEFAULT_SIGNATURE, Signature, Target
+from serving.protocols.compression import packed
 from serving.protocols.service import Service
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import oip, oip_json
 from serving.wire.tfs_json import dumps, loads
 
 _MODEL = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready)?"
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready|/config)?"
 )
 _REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?:load|unload)")
 
 # Exactly this, without a charset: KServe's client compares it.
 JSON = (("content-type", "application/json"),)
+RAW = (("content-type", "application/octet-stream"),)
 LENGTH = "inference-header-content-length"
 
 
@@ -72,11 +74,12 @@ class OipRest:
                 200 if is_ready else 503, JSON, dumps({"name": target.model, "ready": is_ready})
             )
         metadata = self._service.metadata(target)
+        signature = default_signature(metadata.signatures)
+        if match["verb"] == "/config":
+            return HttpResponse(200, JSON, oip_json.encode_config(metadata, signature))
         if target.version is not None:
             metadata = replace(metadata, versions=(metadata.version,))
-        return HttpResponse(
-            200, JSON, oip_json.encode_metadata(metadata, default_signature(metadata.signatures))
-        )
+        return HttpResponse(200, JSON, oip_json.encode_metadata(metadata, signature))
 
     async def _infer(
         self, match: re.Match[str], request: HttpRequest, deadline: float | None
@@ -89,12 +92,12 @@ class OipRest:
             target,
             default_signature(metadata.signatures),
         )
-        reply = await self._service.predict(replace(asked.call, deadline=deadline))
+        reply = await self._service.predict(asked.due(request.received, deadline))
         body, split = oip_json.encode_infer_reply(asked, reply, metadata.labels)
-        if split is None:
-            return HttpResponse(200, JSON, body)
-        headers = (("content-type", "application/octet-stream"), (LENGTH, str(split)))
-        return HttpResponse(200, headers, body)
+        headers = JSON if split is None else (*RAW, (LENGTH, str(split)))
+        # Nothing else is packed: tritonclient unpacks these answers only.
+        accepted = request.headers.get("accept-encoding", "")
+        return await packed(HttpResponse(200, headers, body), accepted)
 
     def _index(self, request: HttpRequest) -> HttpResponse:
         document = loads(request.body) if request.body.strip() else {}

@@ -3,13 +3,20 @@
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
-from serving.messages import Array, PredictCall, PredictReply
+from serving.messages import (
+    Array,
+    ModelMetadata,
+    PredictCall,
+    PredictReply,
+    Signature,
+    TensorSpec,
+)
 from serving.wire.tensors import MAX_ELEMENTS, dtype_name, native, numpy_type_of
 
 # Our names -> the protocol's.
@@ -31,7 +38,10 @@ DATATYPES = {
 }
 DTYPES = {theirs: ours for ours, theirs in DATATYPES.items()}
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters")
+EXTENSIONS = (
+    *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
+    "parameters",
+)
 
 # A client may ask for the k best of each row; more than this is a mistake.
 MOST_CLASSES = 1_000_000
@@ -54,16 +64,87 @@ class InferRequest:
         id: Echoed when it is not empty.
         outputs: How each output that was named is wanted.
         default: How an output is wanted that was not named.
+        timeout_s: What the parameter `timeout` allows, or None.
     """
 
     call: PredictCall
     id: str
     outputs: Mapping[str, RequestedOutput]
     default: RequestedOutput = RequestedOutput()
+    timeout_s: float | None = None
 
     def wanted(self, name: str) -> RequestedOutput:
         """How an output is wanted."""
         return self.outputs.get(name, self.default)
+
+    def due(self, received: float, deadline: float | None) -> PredictCall:
+        """The call with the earlier of a caller's deadline and the parameter `timeout`.
+
+        Args:
+            received: When the request arrived, on the monotonic clock.
+            deadline: What the transport said, on the same clock.
+        """
+        if self.timeout_s is None:
+            return replace(self.call, deadline=deadline)
+        end = received + self.timeout_s
+        return replace(self.call, deadline=end if deadline is None else min(end, deadline))
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Those parameters of a request that the server knows; others are ignored.
+
+    Attributes:
+        signature: `signature_name`: of a model with several, which one.
+        priority: 0 is the default, 1 the highest.
+        timeout_s: `timeout`, which comes in microseconds.
+        is_binary: `binary_data_output`.
+    """
+
+    signature: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    is_binary: bool = False
+
+
+def read_parameters(parameters: Mapping[str, Any]) -> Parameters:
+    """Reads the parameters of a request.
+
+    Raises:
+        InvalidRequestError: one of the wrong type, or a name that Triton keeps for itself.
+    """
+    for name in parameters:
+        if name.startswith("triton_") and name != "triton_enable_empty_final_response":
+            raise InvalidRequestError(
+                f"Parameter {name!r} starts with 'triton_', which is reserved.", field=name
+            )
+    signature = parameters.get("signature_name", "")
+    if not isinstance(signature, str):
+        raise InvalidRequestError(
+            f"The parameter signature_name is {signature!r}; a text is expected.",
+            field="signature_name",
+        )
+    timeout = whole_number(parameters, "timeout")
+    return Parameters(
+        signature=signature,
+        priority=whole_number(parameters, "priority"),
+        timeout_s=timeout / 1e6 if timeout else None,
+        is_binary=parameters.get("binary_data_output") is True,
+    )
+
+
+def whole_number(parameters: Mapping[str, Any], name: str) -> int:
+    """A parameter that is a whole number; 0 where there is none.
+
+    Raises:
+        InvalidRequestError: it is none, or below 0.
+    """
+    value = parameters.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequestError(
+            f"The parameter {name} is {value!r}; a whole number from 0 is expected.", field=name
+        )
+    return value
 
 
 def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], str]:
@@ -188,3 +269,31 @@ def outputs_of(
         else array
         for name, array in reply.outputs.items()
     }
+
+
+def model_config(metadata: ModelMetadata, signature: Signature) -> dict[str, Any]:
+    """Triton's model configuration as far as it has a meaning here.
+
+    `max_batch_size` 0 says that `dims` are whole shapes, their leading -1 the batch.
+    """
+    return {
+        "name": metadata.model,
+        "platform": metadata.platform,
+        "backend": "convzoo",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": 0,
+        "input": [_config_of(spec) for spec in signature.inputs.values()],
+        "output": [_config_of(spec) for spec in signature.outputs.values()],
+        "model_transaction_policy": {"decoupled": False},
+    }
+
+
+def _config_of(spec: TensorSpec) -> dict[str, Any]:
+    datatype = "STRING" if spec.dtype == "bytes" else DATATYPES[spec.dtype]
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": sizes_of(spec)}
+
+
+def sizes_of(spec: TensorSpec) -> list[int]:
+    """A shape as the protocol writes it: -1 for any size; one -1 for any rank."""
+    shape = (None,) if spec.shape is None else spec.shape
+    return [-1 if size is None else size for size in shape]

@@ -1,5 +1,6 @@
 """The Open Inference Protocol's REST bodies: JSON, and JSON followed by raw tensors."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,14 @@ from serving.wire.oip import (
     datatype_of,
     decode_raw,
     encode_raw,
+    model_config,
     outputs_of,
+    read_parameters,
+    sizes_of,
+    whole_number,
 )
-from serving.wire.tfs_json import dumps, loads
+from serving.wire.tensors import native
+from serving.wire.tfs_json import dumps, dumps_with_nan, loads
 
 STATES = {
     VersionState.AVAILABLE: "READY",
@@ -37,6 +43,9 @@ STATES = {
     VersionState.UNLOADING: "UNLOADING",
     VersionState.END: "UNAVAILABLE",
 }
+
+# What JSON gives for a datatype; a bool is an int to Python and to nobody else.
+_TAKEN: dict[str, set[type]] = {"bytes": {str}, "bool": {bool}}
 
 
 # --- Server: infer ------------------------------------------------------------------------------
@@ -76,20 +85,21 @@ def decode_infer_request(
             f"unexpected additional input data for model {target.model!r}: {len(raw) - place} "
             "bytes are left."
         )
-    parameters = _parameters(document, "the request")
+    parameters = read_parameters(_parameters(document, "the request"))
     outputs = _requested(document.get("outputs"))
     return InferRequest(
         call=PredictCall(
             target=target,
             inputs=inputs,
-            signature=_text(parameters, "signature_name"),
+            signature=parameters.signature,
             outputs=tuple(outputs),
             request_id=str(document.get("id", "")),
-            priority=_integer(parameters, "priority"),
+            priority=parameters.priority,
         ),
         id=str(document.get("id", "")),
         outputs=outputs,
-        default=RequestedOutput(is_binary=parameters.get("binary_data_output") is True),
+        default=RequestedOutput(is_binary=parameters.is_binary),
+        timeout_s=parameters.timeout_s,
     )
 
 
@@ -146,26 +156,27 @@ def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Arra
         raise UnsupportedError(
             f"receiving {DATATYPES[dtype]} data via JSON is not supported; send input {name!r} raw."
         )
-    flat = np.array(_flatten(data), dtype=np.object_)
-    if len(flat) != np.prod(shape, dtype=np.int64):
+    flat = _flatten(data)
+    number = math.prod(shape)
+    if len(flat) != number:
         raise InvalidRequestError(
-            f"Unable to parse 'data' of input {name!r}: shape {list(shape)} has "
-            f"{np.prod(shape, dtype=np.int64)} values, {len(flat)} came.",
+            f"Unable to parse 'data' of input {name!r}: shape {list(shape)} has {number} values, "
+            f"{len(flat)} came.",
             field=name,
         )
-    kinds: tuple[type, ...] = {"bytes": (str,), "bool": (bool,)}.get(
-        dtype, (int, float) if dtype.startswith("float") else (int,)
-    )
-    for value in flat:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and dtype != "bool"):
-            raise InvalidRequestError(
-                f"Input {name!r} of type {DATATYPES[dtype]} has the value {value!r}.", field=name
-            )
+    kinds = _TAKEN.get(dtype, {int, float} if dtype.startswith("float") else {int})
+    if not set(map(type, flat)) <= kinds:
+        culprit = next(value for value in flat if type(value) not in kinds)
+        raise InvalidRequestError(
+            f"Input {name!r} of type {DATATYPES[dtype]} has the value {culprit!r:.80}.", field=name
+        )
+    found = np.empty(number, dtype=np.object_)
     if dtype == "bytes":
-        flat[:] = [value.encode() for value in flat]
-        return flat.reshape(shape)
+        found[:] = [value.encode("utf-8", "surrogatepass") for value in flat]
+        return found.reshape(shape)
     try:
-        return flat.astype(dtype).reshape(shape)
+        with np.errstate(over="ignore"):
+            return np.array(flat, dtype=dtype).reshape(shape)
     except OverflowError as error:
         raise InvalidRequestError(
             f"Input {name!r} has a value outside {DATATYPES[dtype]}.", field=name
@@ -187,20 +198,6 @@ def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return parameters
 
 
-def _integer(parameters: Mapping[str, Any], name: str) -> int:
-    value = parameters.get(name, 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidRequestError(f"The parameter {name} is {value!r}.", field=name)
-    return value
-
-
-def _text(parameters: Mapping[str, Any], name: str) -> str:
-    value = parameters.get(name, "")
-    if not isinstance(value, str):
-        raise InvalidRequestError(f"The parameter {name} is {value!r}.", field=name)
-    return value
-
-
 def _requested(outputs: Any) -> dict[str, RequestedOutput]:
     if outputs is None:
         return {}
@@ -213,7 +210,7 @@ def _requested(outputs: Any) -> dict[str, RequestedOutput]:
         parameters = _parameters(output, output["name"])
         found[output["name"]] = RequestedOutput(
             is_binary=parameters.get("binary_data") is True,
-            classification=_integer(parameters, "classification"),
+            classification=whole_number(parameters, "classification"),
         )
     return found
 
@@ -223,6 +220,7 @@ def encode_infer_reply(
 ) -> tuple[bytes, int | None]:
     """Server: the body, and where its JSON ends when raw tensors follow."""
     tensors, raw = [], []
+    is_finite = True
     for name, array in outputs_of(request, reply, labels).items():
         tensor: dict[str, Any] = {
             "name": name,
@@ -235,6 +233,7 @@ def encode_infer_reply(
             raw.append(data)
         else:
             tensor["data"] = _json_data(array, tensor["datatype"])
+            is_finite &= array.dtype.kind != "f" or bool(np.isfinite(array).all())
         tensors.append(tensor)
     document = {
         "model_name": reply.model,
@@ -243,7 +242,7 @@ def encode_infer_reply(
     }
     if request.id:
         document["id"] = request.id
-    head = dumps(document)
+    head = (dumps if is_finite else dumps_with_nan)(document)
     data = b"".join(raw)
     return (head + data, len(head)) if data else (head, None)
 
@@ -253,7 +252,7 @@ def _json_data(array: Array, datatype: str) -> Any:
         raise UnsupportedError(f"sending {datatype} data via JSON is not supported; ask for raw.")
     if datatype == "BYTES":
         return [item.decode("utf-8", "replace") for item in array.ravel()]
-    return np.ascontiguousarray(array).ravel()
+    return native(np.ascontiguousarray(array)).ravel()
 
 
 # --- Server: the rest ---------------------------------------------------------------------------
@@ -273,8 +272,12 @@ def encode_metadata(metadata: ModelMetadata, signature: Signature) -> bytes:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    shape = [-1 if size is None else size for size in spec.shape or (-1,)]
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": sizes_of(spec)}
+
+
+def encode_config(metadata: ModelMetadata, signature: Signature) -> bytes:
+    """Server: a model's configuration in Triton's form."""
+    return dumps(model_config(metadata, signature))
 
 
 def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> bytes:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from google.protobuf.json_format import ParseDict
 
 from serving.errors import InvalidRequestError
 from serving.messages import (
@@ -29,7 +30,11 @@ from serving.wire.oip import (
     datatype_of,
     decode_raw,
     encode_raw,
+    model_config,
     outputs_of,
+    read_parameters,
+    sizes_of,
+    whole_number,
 )
 from serving.wire.oip_json import STATES, version_number
 from serving.wire.pool import message, new_message, parse_message
@@ -101,33 +106,32 @@ def decode_infer_request(body: bytes) -> InferRequest:
             inputs[tensor.name] = decode_raw(raw[index], tensor.name, shape, dtype)
         else:
             inputs[tensor.name] = _typed(tensor, shape, dtype)
-    parameters = {name: _value(each) for name, each in request.parameters.items()}
+    parameters = read_parameters(_values(request.parameters))
     outputs = {
         each.name: RequestedOutput(
-            is_binary=True, classification=int(_value(each.parameters["classification"]) or 0)
+            is_binary=True, classification=whole_number(_values(each.parameters), "classification")
         )
-        if "classification" in each.parameters
-        else RequestedOutput(is_binary=True)
         for each in request.outputs
     }
-    signature = parameters.get("signature_name", "")
     return InferRequest(
         call=PredictCall(
             target=target_of(request.model_name, request.model_version),
             inputs=inputs,
-            signature=signature if isinstance(signature, str) else "",
+            signature=parameters.signature,
             outputs=tuple(outputs),
             request_id=request.id,
+            priority=parameters.priority,
         ),
         id=request.id,
         outputs=outputs,
         default=RequestedOutput(is_binary=True),
+        timeout_s=parameters.timeout_s,
     )
 
 
-def _value(parameter: Any) -> Any:
-    choice = parameter.WhichOneof("parameter_choice")
-    return None if choice is None else getattr(parameter, choice)
+def _values(parameters: Any) -> dict[str, Any]:
+    choices = {name: each.WhichOneof("parameter_choice") for name, each in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice}
 
 
 def _typed(tensor: Any, shape: tuple[int, ...], dtype: str) -> Array:
@@ -191,7 +195,15 @@ def encode_metadata(metadata: ModelMetadata, signature: Signature) -> bytes:
 def _encode_spec(spec: TensorSpec, tensor: Any) -> None:
     tensor.name = spec.name
     tensor.datatype = DATATYPES[spec.dtype]
-    tensor.shape.extend(-1 if size is None else size for size in spec.shape or (None,))
+    tensor.shape.extend(sizes_of(spec))
+
+
+def encode_config(metadata: ModelMetadata, signature: Signature) -> bytes:
+    """Server: a ModelConfigResponse."""
+    response = message("inference.ModelConfigResponse")()
+    ParseDict(model_config(metadata, signature), response.config)
+    body: bytes = response.SerializeToString()
+    return body
 
 
 def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> bytes:

@@ -164,3 +164,88 @@ def test_typed_contents_are_read_and_mixing_is_refused():
         oip_proto.target_of("m", "x1")
     with pytest.raises(InvalidRequestError, match="names no model"):
         oip_proto.target_of("", "")
+
+
+PARAMETERS = (
+    ({"signature_name": "s", "priority": 2, "timeout": 1500, "other": "x"}, None),
+    ({"signature_name": 3}, "signature_name is 3"),
+    ({"priority": -1}, "priority is -1"),
+    ({"timeout": "soon"}, "timeout is 'soon'"),
+    ({"triton_secret": 1}, "'triton_secret' starts with 'triton_', which is reserved"),
+    ({"triton_enable_empty_final_response": True}, ""),
+)
+
+
+@pytest.mark.parametrize(("parameters", "words"), PARAMETERS)
+def test_parameters_mean_the_same_over_rest_and_grpc(parameters, words):
+    from serving.wire.pool import message
+
+    request = message("inference.ModelInferRequest")(model_name="m")
+    made = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    made.contents.fp32_contents.extend([1, 2])
+    for name, value in parameters.items():
+        kinds = {bool: "bool_param", int: "int64_param", str: "string_param"}
+        setattr(request.parameters[name], kinds[type(value)], value)
+    forms = (
+        lambda: decode({**tensor(data=[1, 2]), "parameters": parameters}),
+        lambda: oip_proto.decode_infer_request(request.SerializeToString()),
+    )
+    for form in forms:
+        if words:
+            with pytest.raises(InvalidRequestError, match=words):
+                form()
+        elif words is None:
+            found = form()
+            assert (found.call.signature, found.call.priority) == ("s", 2)
+            assert found.timeout_s == 0.0015
+        else:
+            assert form().timeout_s is None
+
+
+def test_the_earlier_of_timeout_and_deadline_counts():
+    request = oip.InferRequest(PredictCall(Target("m"), {}), "", {}, timeout_s=2.0)
+    assert request.due(10.0, None).deadline == 12.0
+    assert request.due(10.0, 11.0).deadline == 11.0
+    assert request.due(10.0, 13.0).deadline == 12.0
+    unlimited = oip.InferRequest(PredictCall(Target("m"), {}), "", {})
+    assert unlimited.due(10.0, 11.0).deadline == 11.0
+
+
+def test_a_configuration_is_the_same_over_rest_and_grpc():
+    from serving.messages import ModelMetadata
+    from serving.wire.pool import message
+
+    signature = Signature(
+        "s",
+        {"x": TensorSpec("x", "float32", (None, 2))},
+        {"y": TensorSpec("y", "bytes", None)},
+    )
+    metadata = ModelMetadata("m", 3, {"s": signature})
+    found = json.loads(oip_json.encode_config(metadata, signature))
+    assert (found["name"], found["max_batch_size"]) == ("m", 0)
+    assert found["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}]
+    assert found["output"] == [{"name": "y", "data_type": "TYPE_STRING", "dims": [-1]}]
+    answer = message("inference.ModelConfigResponse").FromString(
+        oip_proto.encode_config(metadata, signature)
+    )
+    assert (answer.config.name, list(answer.config.input[0].dims)) == ("m", [-1, 2])
+    assert answer.config.output[0].data_type == 13
+
+
+def test_scalars_have_no_sizes_and_what_is_not_finite_is_written_as_such():
+    assert oip.sizes_of(TensorSpec("x", "float32", ())) == []
+    request = oip.InferRequest(PredictCall(Target("m"), {}), "", {})
+    reply = PredictReply("m", 1, "s", {"y": np.array([[np.nan, np.inf]], np.float32)})
+    body, split = oip_json.encode_infer_reply(request, reply, ())
+    assert split is None
+    assert b"NaN" in body
+    found = oip_json.decode_infer_reply(body, None).outputs["y"]
+    np.testing.assert_array_equal(found, reply.outputs["y"])
+
+
+def test_json_numbers_keep_to_their_type():
+    assert decode(tensor(data=[1e40, 2])).call.inputs["x"][0, 0] == np.inf
+    wide = decode(tensor(data=[2**64 - 1, 0], datatype="UINT64")).call.inputs["x"]
+    assert wide.tolist() == [[2**64 - 1, 0]]
+    with pytest.raises(InvalidRequestError, match="a value outside UINT8"):
+        decode(tensor(data=[300, 0], datatype="UINT8"))
