@@ -4,8 +4,8 @@ Each operation yields `Send` and `Sleep` steps; `Client` takes them with threads
 with asyncio. So deadlines, retries and checks are written once, and the two cannot drift.
 """
 
+import os
 import time
-import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -315,7 +315,7 @@ class Core:
             yield Sleep(wait_s)
 
     def _attempt(self, question: Question[T], deadline: Deadline) -> Steps[T]:
-        headers = [*self._headers(), (REQUEST_ID_HEADER, uuid.uuid4().hex)]
+        headers = [*self._headers(), (REQUEST_ID_HEADER, os.urandom(16).hex())]
         left = deadline.require_s("preparing the call")
         if left is not None and not self._address.is_grpc:
             headers.append((TIMEOUT_HEADER, f"{left:.6f}"))

@@ -7,6 +7,7 @@ lists have no dtype of their own and take the model's.
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -172,7 +173,13 @@ def _dtype_fits(dtype: np.dtype[Any], wanted: str) -> bool:
         return dtype.kind in "OSU"
     if wanted == "bfloat16":
         return dtype.name == "bfloat16" or dtype == np.dtype("V2")
-    return dtype.name == wanted
+    return _dtype_name(dtype) == wanted
+
+
+@cache
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    # NumPy works it out anew each time, which takes longer than the rest of a check.
+    return dtype.name
 
 
 def _dtype_hint(array: Array, tensor: Tensor) -> str:
