@@ -137,12 +137,16 @@ def test_the_catalogs_figures_are_those_of_the_built_network(name):
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_network_learns_and_headless_ends_in_maps(name):
-    """One step of plain gradient descent on two images lowers their loss; no weight is left out."""
+    """One step of plain gradient descent on two images lowers their loss; no weight is left out.
+
+    Headless at the same seed it ends in maps, and starts from the very same weights.
+    """
     import keras
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
     model = tiny(name)
+    drawn = model.get_weights()
     x = images(model)
     ids = np.array([0, 1])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -163,8 +167,12 @@ def test_every_network_learns_and_headless_ends_in_maps(name):
         for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
             variable.assign_add(step * gradient)
     assert after < float(before)
-    headless = tiny(name, include_top=False)
-    assert len(headless.output_shape) == 4
+    if name in TRACED:
+        keras.utils.set_random_seed(1)
+        headless = tiny(name, include_top=False)
+        assert len(headless.output_shape) == 4
+        for found, expected in zip(headless.get_weights(), drawn, strict=False):
+            np.testing.assert_array_equal(found, expected)
     keras.backend.clear_session()
 
 
@@ -190,19 +198,6 @@ def test_every_form_of_a_network_answers_the_same(name, tmp_path):
     assert difference(loaded(image=tf.constant(x))["logits"], expected) < 1e-4
     openvino.write_ir(tmp_path / "saved", OUTPUTS, tmp_path / "ir" / "fp32.xml")
     assert difference(openvino.run_ir(tmp_path / "ir" / "fp32.xml", x)["logits"], expected) < 1e-4
-    keras.backend.clear_session()
-
-
-@pytest.mark.parametrize("name", TRACED)
-def test_a_seed_decides_the_weights(name):
-    import keras
-
-    keras.utils.set_random_seed(3)
-    first = tiny(name).get_weights()
-    keras.utils.set_random_seed(3)
-    second = tiny(name).get_weights()
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
     keras.backend.clear_session()
 
 
