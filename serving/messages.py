@@ -177,6 +177,87 @@ class ModelMetadata:
     versions: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions of a model serve: all, else those of `specific`, else the `latest` newest."""
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+    is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """One model of a configuration.
+
+    Attributes:
+        name: What requests call it.
+        base_path: The folder of its versions.
+        policy: Which of them serve.
+        labels: Version labels and the versions they point to.
+    """
+
+    name: str
+    base_path: str
+    policy: VersionPolicy = VersionPolicy()
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadConfigCall:
+    """A configuration that replaces the whole one before: models it lacks are unloaded."""
+
+    models: tuple[ModelSettings, ...]
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How often something was done and how long it took in all, in seconds."""
+
+    count: int = 0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatistics:
+    """The batches of one size: how many, and their time in the engine."""
+
+    rows: int
+    execute: Spent
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatistics:
+    """What a version has done since it was loaded.
+
+    Attributes:
+        model: The model's name.
+        version: The version's number.
+        rows: Rows (images) answered.
+        batches: Batches run.
+        success: Requests answered, with their whole time.
+        failure: Requests that got an error.
+        queue: Waiting for a batch; `decode`, `execute` and `encode` as in `Timings`.
+        by_rows: The batches by their size, ascending.
+        last_unix_s: When the last request came, in seconds since 1970; 0 for never.
+    """
+
+    model: str
+    version: int
+    rows: int = 0
+    batches: int = 0
+    success: Spent = Spent()
+    failure: Spent = Spent()
+    queue: Spent = Spent()
+    decode: Spent = Spent()
+    execute: Spent = Spent()
+    encode: Spent = Spent()
+    by_rows: tuple[BatchStatistics, ...] = ()
+    last_unix_s: float = 0.0
+
+
 def as_batch_rows(array: Array) -> int:
     """Rows of a batch: its leading dimension, 1 for a scalar."""
     return int(array.shape[0]) if np.ndim(array) else 1

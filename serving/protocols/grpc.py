@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from serving.messages import Target
 from serving.protocols.oip_grpc import INFERENCE_SERVICE, OipGrpc
-from serving.protocols.service import Service
+from serving.protocols.service import Administration, Service
 from serving.protocols.status import FixedCodeError, GrpcMethod, grpc_code, text_of
 from serving.protocols.tfs_grpc import MODEL_SERVICE, PREDICTION_SERVICE, TfsGrpc
 from serving.transport import GrpcHandler, GrpcRequest, GrpcResponse, GrpcRoutes
@@ -17,8 +17,8 @@ HEALTH_NAMES = ("", "PredictionService", "ModelService", *SERVICES)
 SERVING, NOT_SERVING = 1, 2
 
 
-def build_grpc(service: Service) -> GrpcRoutes:
-    """The handler of every gRPC method."""
+def build_grpc(service: Service, administration: Administration | None = None) -> GrpcRoutes:
+    """The handler of every gRPC method; without `administration` nothing can be changed."""
 
     async def health(request: GrpcRequest) -> bytes:
         name = parse_message("grpc.health.v1.HealthCheckRequest", request.body).service
@@ -32,8 +32,8 @@ def build_grpc(service: Service) -> GrpcRoutes:
         return new_message("grpc.health.v1.HealthCheckResponse", status=status)
 
     methods = {
-        **TfsGrpc(service).methods(),
-        **OipGrpc(service, "convzoo", version("convzoo")).methods(),
+        **TfsGrpc(service, administration).methods(),
+        **OipGrpc(service, "convzoo", version("convzoo"), administration).methods(),
         f"/{HEALTH_SERVICE}/Check": health,
     }
     return {path: _handler(method) for path, method in methods.items()}

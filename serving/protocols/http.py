@@ -9,7 +9,7 @@ from serving.errors import InvalidRequestError, OverloadedError
 from serving.protocols.compression import inflated, inflated_as_tensorflow_serving
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
-from serving.protocols.service import Service
+from serving.protocols.service import Administration, Service
 from serving.protocols.status import http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
 from serving.transport import HttpHandler, HttpRequest, HttpResponse
@@ -21,10 +21,10 @@ REQUEST_ID_HEADER = "x-request-id"
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 
 
-def build_http(service: Service) -> HttpHandler:
-    """The handler of every HTTP request."""
+def build_http(service: Service, administration: Administration | None = None) -> HttpHandler:
+    """The handler of every HTTP request; without `administration` nothing can be changed."""
     tfs, native = TfsRest(service), Native(service)
-    oip = OipRest(service, "convzoo", version("convzoo"))
+    oip = OipRest(service, "convzoo", version("convzoo"), administration)
 
     fronts = (
         ("/v1/", tfs.handle, inflated_as_tensorflow_serving),

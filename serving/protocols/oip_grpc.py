@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from serving.messages import Target
 from serving.protocols.oip_rest import default_signature
-from serving.protocols.service import Service
+from serving.protocols.service import Administration, Service, required
 from serving.protocols.status import GrpcMethod
 from serving.transport import GrpcRequest
 from serving.wire import oip_proto
-from serving.wire.oip import EXTENSIONS
+from serving.wire.oip import extensions
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 
@@ -17,8 +17,11 @@ INFERENCE_SERVICE = "inference.GRPCInferenceService"
 class OipGrpc:
     """Answers the methods of `inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service, name: str, version: str) -> None:
+    def __init__(
+        self, service: Service, name: str, version: str, administration: Administration | None
+    ) -> None:
         self._service = service
+        self._administration = administration
         self._name = name
         self._version = version
 
@@ -32,7 +35,10 @@ class OipGrpc:
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelInfer": self._infer,
+            "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         return {f"/{INFERENCE_SERVICE}/{name}": method for name, method in named.items()}
 
@@ -47,7 +53,7 @@ class OipGrpc:
             "ServerMetadataResponse",
             name=self._name,
             version=self._version,
-            extensions=EXTENSIONS,
+            extensions=extensions(has_administration=self._administration is not None),
         )
 
     async def _model_ready(self, request: GrpcRequest) -> bytes:
@@ -77,3 +83,18 @@ class OipGrpc:
         asked = oip_proto.parse("RepositoryIndexRequest", request.body)
         statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
         return oip_proto.encode_index(statuses, only_ready=asked.ready)
+
+    async def _load(self, request: GrpcRequest) -> bytes:
+        model = oip_proto.decode_load_request("RepositoryModelLoadRequest", request.body)
+        await required(self._administration).load(model)
+        return oip_proto.new("RepositoryModelLoadResponse", model_name=model, isLoaded=True)
+
+    async def _unload(self, request: GrpcRequest) -> bytes:
+        model = oip_proto.decode_load_request("RepositoryModelUnloadRequest", request.body)
+        await required(self._administration).unload(model)
+        return oip_proto.new("RepositoryModelUnloadResponse", model_name=model, isUnloaded=True)
+
+    async def _statistics(self, request: GrpcRequest) -> bytes:
+        asked = oip_proto.parse("ModelStatisticsRequest", request.body)
+        target = oip_proto.target_of(asked.name, asked.version) if asked.name else None
+        return oip_proto.encode_statistics(required(self._administration).statistics(target))

@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
-from serving.errors import UnsupportedError
 from serving.messages import DEFAULT_SIGNATURE, Signature, Target
 from serving.protocols.compression import packed
-from serving.protocols.service import Service
+from serving.protocols.service import Administration, Service, required
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import oip, oip_json
 from serving.wire.tfs_json import dumps, loads
 
 _MODEL = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready|/config)?"
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready|/config|/stats)?"
 )
-_REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?:load|unload)")
+_REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|unload)")
 
 # Exactly this, without a charset: KServe's client compares it.
 JSON = (("content-type", "application/json"),)
@@ -27,9 +26,13 @@ LENGTH = "inference-header-content-length"
 class OipRest:
     """Handles what stands under /v2."""
 
-    def __init__(self, service: Service, name: str, version: str) -> None:
+    def __init__(
+        self, service: Service, name: str, version: str, administration: Administration | None
+    ) -> None:
         self._service = service
-        self._identity = {"name": name, "version": version, "extensions": list(oip.EXTENSIONS)}
+        self._administration = administration
+        extensions = oip.extensions(has_administration=administration is not None)
+        self._identity = {"name": name, "version": version, "extensions": extensions}
 
     async def handle(self, request: HttpRequest, deadline: float | None) -> HttpResponse:
         """Answers one request.
@@ -43,20 +46,18 @@ class OipRest:
             return await self._infer(match, request, deadline) if method == "POST" else _wrong()
         if path == "/v2/repository/index":
             return self._index(request) if method == "POST" else _wrong()
-        if _REPOSITORY.fullmatch(path):
-            raise UnsupportedError(
-                "Versions are loaded by publishing them under the base path and unloaded by "
-                "removing them."
-            )
+        if change := _REPOSITORY.fullmatch(path):
+            return await self._change(change, request) if method == "POST" else _wrong()
         if method != "GET":
             return _wrong() if match else _not_found()
-        if match is None:
+        if match is None or path == "/v2/models/stats":
             return self._server(path)
         return self._model(match)
 
     def _server(self, path: str) -> HttpResponse:
         answers = {
             "/v2": lambda: HttpResponse(200, JSON, dumps(self._identity)),
+            "/v2/models/stats": lambda: self._statistics(None),
             "/v2/health/live": lambda: _flag("live", is_true=self._service.is_live()),
             "/v2/health/ready": lambda: _flag("ready", is_true=self._service.is_ready()),
             "/v2/models": lambda: HttpResponse(
@@ -73,6 +74,8 @@ class OipRest:
             return HttpResponse(
                 200 if is_ready else 503, JSON, dumps({"name": target.model, "ready": is_ready})
             )
+        if match["verb"] == "/stats":
+            return self._statistics(target)
         metadata = self._service.metadata(target)
         signature = default_signature(metadata.signatures)
         if match["verb"] == "/config":
@@ -104,6 +107,17 @@ class OipRest:
         only_ready = isinstance(document, dict) and document.get("ready") is True
         statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
         return HttpResponse(200, JSON, oip_json.encode_index(statuses, only_ready=only_ready))
+
+    async def _change(self, match: re.Match[str], request: HttpRequest) -> HttpResponse:
+        oip_json.check_load_request(request.body)
+        model, verb = unquote(match["model"]), match["verb"]
+        administration = required(self._administration)
+        await (administration.load if verb == "load" else administration.unload)(model)
+        return HttpResponse(200, JSON, dumps({"name": model, verb: True}))
+
+    def _statistics(self, target: Target | None) -> HttpResponse:
+        found = required(self._administration).statistics(target)
+        return HttpResponse(200, JSON, oip_json.encode_statistics(found))
 
 
 def default_signature(signatures: Mapping[str, Signature]) -> Signature:

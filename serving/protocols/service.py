@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from serving.errors import UnsupportedError
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
@@ -9,7 +10,9 @@ from serving.messages import (
     ModelStatus,
     PredictCall,
     PredictReply,
+    ReloadConfigCall,
     Target,
+    VersionStatistics,
 )
 
 
@@ -51,3 +54,41 @@ class Service(Protocol):
     def is_model_ready(self, target: Target) -> bool:
         """Whether a model takes requests."""
         ...
+
+
+class Administration(Protocol):
+    """Changes what is served, and tells what it has done; raises `serving.errors`.
+
+    A server may do without: then the protocols answer that they cannot.
+    """
+
+    async def reload_config(self, call: ReloadConfigCall) -> None:
+        """Serves the models of a configuration and no others; returns when all are available.
+
+        Raises:
+            LoadError: some did not become available, and why.
+            VersionNotFoundError: a label points to a version that does not serve.
+        """
+        ...
+
+    async def load(self, model: str) -> None:
+        """Loads a model of the repository, or looks for versions that are new."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Stops serving a model; returns when what it has begun is done."""
+        ...
+
+    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
+        """What a model, one of its versions, or with None every version has done."""
+        ...
+
+
+def required(administration: Administration | None) -> Administration:
+    """What changes the server; raises `UnsupportedError` when this one is not to be changed."""
+    if administration is None:
+        raise UnsupportedError(
+            "This server follows its base path: versions are loaded by publishing them there and "
+            "unloaded by removing them; /metrics has its statistics."
+        )
+    return administration

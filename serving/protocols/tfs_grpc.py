@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from serving.errors import SignatureNotFoundError
+from serving.errors import SignatureNotFoundError, VersionNotFoundError
 from serving.messages import PredictCall, PredictReply
-from serving.protocols.service import Service
+from serving.protocols.service import Administration, Service, required
 from serving.protocols.status import FixedCodeError, GrpcMethod
 from serving.protocols.tfs_texts import answer_examples, asking, asking_status
 from serving.transport import GrpcRequest
-from serving.wire import examples, tfs_proto
+from serving.wire import examples, tfs_config, tfs_proto
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -19,8 +19,9 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 class TfsGrpc:
     """Answers TensorFlow Serving's methods."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, administration: Administration | None) -> None:
         self._service = service
+        self._administration = administration
 
     def methods(self) -> Mapping[str, GrpcMethod]:
         """The methods by their full path."""
@@ -31,6 +32,7 @@ class TfsGrpc:
             f"/{PREDICTION_SERVICE}/MultiInference": self._multi,
             tfs_proto.GET_MODEL_METADATA: self._metadata,
             tfs_proto.GET_MODEL_STATUS: self._status,
+            tfs_config.RELOAD_CONFIG: self._reload,
         }
 
     async def _predict(self, request: GrpcRequest) -> bytes:
@@ -80,6 +82,17 @@ class TfsGrpc:
         target = tfs_proto.decode_status_request(request.body)
         with asking_status(target):
             return tfs_proto.encode_status_reply(self._service.status(target))
+
+    async def _reload(self, request: GrpcRequest) -> bytes:
+        call = tfs_config.decode_reload_request(request.body)
+        request_id = request.metadata.get("x-request-id", "")
+        call = replace(call, deadline=request.deadline, request_id=request_id)
+        try:
+            await required(self._administration).reload_config(call)
+        except VersionNotFoundError as error:
+            # A label may only point to a version that serves.
+            raise FixedCodeError(str(error), code="FAILED_PRECONDITION") from error
+        return tfs_config.encode_reload_reply()
 
 
 def _timed(call: PredictCall, request: GrpcRequest) -> PredictCall:

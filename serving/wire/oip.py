@@ -15,7 +15,9 @@ from serving.messages import (
     PredictCall,
     PredictReply,
     Signature,
+    Spent,
     TensorSpec,
+    VersionStatistics,
 )
 from serving.wire.tensors import MAX_ELEMENTS, dtype_name, native, numpy_type_of
 
@@ -42,6 +44,12 @@ EXTENSIONS = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
     "parameters",
 )
+
+
+def extensions(*, has_administration: bool) -> list[str]:
+    """The protocol's extensions that a server has."""
+    return [*EXTENSIONS, *(["statistics"] if has_administration else [])]
+
 
 # A client may ask for the k best of each row; more than this is a mistake.
 MOST_CLASSES = 1_000_000
@@ -223,6 +231,14 @@ def encode_raw(array: Array) -> bytes:
     return native(array).tobytes()
 
 
+def view_raw(array: Array) -> bytes | memoryview:
+    """As `encode_raw`, without a copy where the array lies as it is sent."""
+    if dtype_name(array) == "bytes":
+        return encode_raw(array)
+    flat = np.ascontiguousarray(native(array)).reshape(-1)
+    return flat.view(np.uint8).data
+
+
 def datatype_of(array: Array) -> str:
     """The protocol's name for an array's type.
 
@@ -271,6 +287,15 @@ def outputs_of(
     }
 
 
+def check_load_parameters(parameters: Mapping[str, Any]) -> None:
+    """Raises `UnsupportedError` for a load that brings its own configuration or files."""
+    for name in parameters:
+        if name != "unload_dependents":
+            raise UnsupportedError(
+                f"Parameter {name[:40]!r} is not supported; models are loaded as they are published."
+            )
+
+
 def model_config(metadata: ModelMetadata, signature: Signature) -> dict[str, Any]:
     """Triton's model configuration as far as it has a meaning here.
 
@@ -297,3 +322,34 @@ def sizes_of(spec: TensorSpec) -> list[int]:
     """A shape as the protocol writes it: -1 for any size; one -1 for any rank."""
     shape = (None,) if spec.shape is None else spec.shape
     return [-1 if size is None else size for size in shape]
+
+
+def statistics_of(versions: tuple[VersionStatistics, ...]) -> dict[str, Any]:
+    """Triton's statistics: counts, and times in all in nanoseconds."""
+    return {"model_stats": [_statistics_of(each) for each in versions]}
+
+
+def _statistics_of(version: VersionStatistics) -> dict[str, Any]:
+    return {
+        "name": version.model,
+        "version": str(version.version),
+        "last_inference": round(version.last_unix_s * 1000),
+        "inference_count": version.rows,
+        "execution_count": version.batches,
+        "inference_stats": {
+            "success": _duration(version.success),
+            "fail": _duration(version.failure),
+            "queue": _duration(version.queue),
+            "compute_input": _duration(version.decode),
+            "compute_infer": _duration(version.execute),
+            "compute_output": _duration(version.encode),
+        },
+        "batch_stats": [
+            {"batch_size": each.rows, "compute_infer": _duration(each.execute)}
+            for each in version.by_rows
+        ],
+    }
+
+
+def _duration(spent: Spent) -> dict[str, int]:
+    return {"count": spent.count, "ns": round(spent.total_s * 1e9)}

@@ -17,12 +17,14 @@ from serving.messages import (
     Target,
     TensorSpec,
     VersionState,
+    VersionStatistics,
 )
 from serving.wire.oip import (
     DATATYPES,
     DTYPES,
     InferRequest,
     RequestedOutput,
+    check_load_parameters,
     check_shape,
     datatype_of,
     decode_raw,
@@ -31,6 +33,8 @@ from serving.wire.oip import (
     outputs_of,
     read_parameters,
     sizes_of,
+    statistics_of,
+    view_raw,
     whole_number,
 )
 from serving.wire.tensors import native
@@ -297,6 +301,24 @@ def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> byte
     )
 
 
+def encode_statistics(versions: tuple[VersionStatistics, ...]) -> bytes:
+    """Server: what versions have done, in Triton's form."""
+    return dumps(statistics_of(versions))
+
+
+def check_load_request(body: bytes) -> None:
+    """Server: the body of a load or unload, which may say nothing that changes the model.
+
+    Raises:
+        InvalidRequestError: it is no JSON object.
+        UnsupportedError: it brings a configuration or files.
+    """
+    document = loads(body) if body.strip() else {}
+    if not isinstance(document, dict):
+        raise InvalidRequestError("The body is a JSON object, or empty.")
+    check_load_parameters(_parameters(document, "the request"))
+
+
 # --- Client -------------------------------------------------------------------------------------
 
 
@@ -305,11 +327,11 @@ def version_number(text: Any) -> int:
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
 
 
-def encode_infer_request(call: PredictCall) -> tuple[bytes, int]:
-    """Client: all tensors raw; returns the body and where its JSON ends."""
+def encode_infer_request(call: PredictCall) -> tuple[tuple[bytes | memoryview, ...], int]:
+    """Client: all tensors raw and not copied; returns the body's pieces and where its JSON ends."""
     tensors, raw = [], []
     for name, array in call.inputs.items():
-        data = encode_raw(array)
+        data = view_raw(array)
         raw.append(data)
         tensors.append(
             {
@@ -329,7 +351,7 @@ def encode_infer_request(call: PredictCall) -> tuple[bytes, int]:
             {"name": name, "parameters": {"binary_data": True}} for name in call.outputs
         ]
     head = dumps(document)
-    return head + b"".join(raw), len(head)
+    return (head, *raw), len(head)
 
 
 def decode_infer_reply(body: bytes, header_length: str | None) -> PredictReply:

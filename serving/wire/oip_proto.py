@@ -20,12 +20,14 @@ from serving.messages import (
     Target,
     TensorSpec,
     VersionState,
+    VersionStatistics,
 )
 from serving.wire.oip import (
     DATATYPES,
     DTYPES,
     InferRequest,
     RequestedOutput,
+    check_load_parameters,
     check_shape,
     datatype_of,
     decode_raw,
@@ -34,6 +36,8 @@ from serving.wire.oip import (
     outputs_of,
     read_parameters,
     sizes_of,
+    statistics_of,
+    view_raw,
     whole_number,
 )
 from serving.wire.oip_json import STATES, version_number
@@ -220,8 +224,30 @@ def encode_index(statuses: tuple[ModelStatus, ...], *, only_ready: bool) -> byte
     return body
 
 
+def encode_statistics(versions: tuple[VersionStatistics, ...]) -> bytes:
+    """Server: a ModelStatisticsResponse."""
+    response = message("inference.ModelStatisticsResponse")()
+    ParseDict(statistics_of(versions), response)
+    body: bytes = response.SerializeToString()
+    return body
+
+
+def decode_load_request(name: str, body: bytes) -> str:
+    """Server: the model that a RepositoryModelLoadRequest or its opposite means.
+
+    Triton has the name in the second field; KServe in the first, where Triton has a repository's.
+
+    Raises:
+        InvalidRequestError: there is no name.
+        UnsupportedError: it brings a configuration or files.
+    """
+    request = parse(name, body)
+    check_load_parameters(request.parameters)
+    return target_of(request.model_name or request.repository_name, "").model
+
+
 def encode_infer_request(call: PredictCall) -> bytes:
-    """Client: a ModelInferRequest with raw contents."""
+    """Client: a ModelInferRequest with raw contents, each tensor copied once."""
     request = message("inference.ModelInferRequest")()
     request.model_name = call.target.model
     if call.target.version is not None:
@@ -233,11 +259,28 @@ def encode_infer_request(call: PredictCall) -> bytes:
         tensor = request.inputs.add()
         tensor.name, tensor.datatype = name, datatype_of(array)
         tensor.shape.extend(array.shape)
-        request.raw_input_contents.append(encode_raw(array))
     for name in call.outputs:
         request.outputs.add().name = name
-    body: bytes = request.SerializeToString()
-    return body
+    pieces: list[bytes | memoryview] = [request.SerializeToString()]
+    # Fields of a message may stand in any order, so the tensors are written behind the rest:
+    # protobuf itself would copy each three times.
+    for array in call.inputs.values():
+        data = view_raw(array)
+        pieces += (_RAW_INPUT_CONTENTS, _varint(len(data)), data)
+    return b"".join(pieces)
+
+
+# Tag of the field raw_input_contents (7), length-delimited (2).
+_RAW_INPUT_CONTENTS = bytes([7 << 3 | 2])
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
 
 
 def decode_infer_reply(body: bytes) -> PredictReply:

@@ -39,7 +39,8 @@ def test_an_array_of_the_other_byte_order_is_sent_as_the_same_numbers():
 def test_requests_and_replies_come_back_over_rest_and_grpc(tensors, signature):
     inputs = {f"x{index}": array for index, array in enumerate(tensors)}
     call = PredictCall(Target("m", 3), inputs, signature, ("y",), request_id="r")
-    body, split = oip_json.encode_infer_request(call)
+    pieces, split = oip_json.encode_infer_request(call)
+    body = b"".join(pieces)
     rest = oip_json.decode_infer_request(body, str(split), Target("m", 3), SIGNATURE)
     grpc = oip_proto.decode_infer_request(oip_proto.encode_infer_request(call))
     for found in (rest, grpc):
