@@ -26,11 +26,6 @@ def no_loading(model: str) -> UnsupportedError:
     )
 
 
-def only_over_rest(model: str) -> UnsupportedError:
-    """The error of loading over gRPC."""
-    return UnsupportedError(f"Models are loaded and unloaded over REST: ask for {model!r} there.")
-
-
 def no_label(target: Target) -> None:
     """Refuses a version label where the protocol is Open Inference's.
 

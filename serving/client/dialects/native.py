@@ -70,6 +70,15 @@ class NativeGrpc(TfsGrpc):
 
     _oip = OipGrpc()
 
+    def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
+        """ModelInfer, which copies a tensor once, where there is a form for the call."""
+        if call.target.label is None:
+            try:
+                return self._oip.predict(call, signature)
+            except NoFormError:
+                pass  # complex numbers
+        return super().predict(call, signature)
+
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """PredictionService/Predict of the signature `classify_images`."""
         body = tfs_proto.encode_classify_request(call)
@@ -91,3 +100,11 @@ class NativeGrpc(TfsGrpc):
             return bool(reply.status == SERVING)
 
         return Question(Request(HEALTH_CHECK, (b"",)), replies.grpc(decode))
+
+    def load(self, model: str) -> Question[None]:
+        """Asks; the server says how it is done instead."""
+        return self._oip.load(model)
+
+    def unload(self, model: str) -> Question[None]:
+        """As `load`."""
+        return self._oip.unload(model)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from serving.client.dialects import replies
-from serving.client.dialects.limits import no_images, no_label, only_over_rest
+from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.oip_rest import (
     Entry,
     described,
@@ -88,12 +88,18 @@ class OipGrpc:
         )
 
     def load(self, model: str) -> Question[None]:
-        """Over REST only."""
-        raise only_over_rest(model)
+        """RepositoryModelLoad."""
+        return _repository("RepositoryModelLoad", model)
 
     def unload(self, model: str) -> Question[None]:
-        """As `load`."""
-        raise only_over_rest(model)
+        """RepositoryModelUnload."""
+        return _repository("RepositoryModelUnload", model)
+
+
+def _repository(method: str, model: str) -> Question[None]:
+    body = oip_proto.new(f"{method}Request", model_name=model)
+    request = Request(f"{oip_proto.SERVICE}/{method}", (body,), is_repeatable=False)
+    return Question(request, replies.grpc(lambda _: None))
 
 
 def _request(method: str, body: bytes = b"") -> Request:

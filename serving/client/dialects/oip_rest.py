@@ -40,13 +40,13 @@ class OipRest:
         """`POST /v2/models/m/infer`; the inputs travel raw, and the outputs where they can."""
         del signature  # answers carry names and types
         no_label(call.target)
-        body, split = oip_json.encode_infer_request(call)
+        pieces, split = oip_json.encode_infer_request(call)
         headers = (("content-type", "application/octet-stream"), (LENGTH, str(split)))
 
         def decode(reply: Reply) -> PredictReply:
             return oip_json.decode_infer_reply(bytes(reply.body), reply.headers.get(LENGTH))
 
-        request = Request(f"{path('/v2', call.target)}/infer", (body,), headers=headers)
+        request = Request(f"{path('/v2', call.target)}/infer", pieces, headers=headers)
         return Question(request, replies.http_reply(decode))
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:

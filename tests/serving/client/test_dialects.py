@@ -2,12 +2,16 @@
 
 import json
 import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import numpy as np
 import pytest
 
 from serving.client import Client, Retries
+from serving.client.dialects import dialect
 from serving.client.errors import (
     AnswerError,
     AuthenticationError,
@@ -15,6 +19,7 @@ from serving.client.errors import (
     UnsupportedError,
     UsageError,
 )
+from serving.messages import PredictCall, Target
 from tests.serving.published import logits_of, softmax
 
 IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
@@ -198,3 +203,38 @@ def test_an_answer_that_is_none_says_so(foreign, document):
     }
     with pytest.raises(AnswerError):
         foreign.client.predict("m", {"x": np.zeros(1)})
+
+
+def test_models_are_loaded_over_grpc_where_the_server_takes_orders():
+    asked = []
+
+    class Loading(grpc.GenericRpcHandler):
+        def service(self, details):
+            def answer(request, _):
+                asked.append((details.method.rpartition("/")[2], request[2:]))
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), [Loading()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"grpc://127.0.0.1:{port}", protocol="oip") as client:
+            client.load("m")
+            client.unload("m")
+    finally:
+        server.stop(None).wait()
+    assert asked == [("RepositoryModelLoad", b"m"), ("RepositoryModelUnload", b"m")]
+
+
+def test_a_tensor_is_not_copied_on_its_way_to_the_connection():
+    image = np.zeros((1, 224, 224, 3), np.float32)
+    call = PredictCall(Target("m"), {"image": image})
+    _, sent = dialect("native", is_grpc=False).predict(call, None).request.body
+    assert np.shares_memory(np.frombuffer(sent, np.float32), image)
+    # gRPC takes one piece, which is the one copy.
+    tracemalloc.start()
+    dialect("native", is_grpc=True).predict(call, None)
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * image.nbytes
+    tracemalloc.stop()
