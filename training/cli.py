@@ -1,13 +1,16 @@
-"""`convzoo train`, `evaluate` and `publish`."""
+"""`convzoo train`, `evaluate`, `features`, `data check` and `publish`."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from training.data.check import DataReport
     from training.loop import Progress
+    from training.recipe import Recipe
     from training.run import Evaluation
 
 
@@ -16,8 +19,13 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1)
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the data set's files are; without it MNIST is downloaded once.",
+    type=click.Path(path_type=Path),
+    help="Where the data set is; without it MNIST is downloaded once.",
+)
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    help="Start from the weights of a published version, a run, or a file of weights.",
 )
 @click.option(
     "--out",
@@ -25,15 +33,27 @@ if TYPE_CHECKING:
     help="The run's folder; runs/RECIPE when not given. A stopped run goes on.",
 )
 @click.option("--list", "list_", is_flag=True, help="List the recipes and stop.")
-@click.option("--print-config", is_flag=True, help="Print the recipe with all its values and stop.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the checkpoint of a run of the same recipe that was stopped.",
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print every value of the recipe and where it came from, and stop.",
+)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes and stop.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],
     data_dir: Path | None,
+    init_from: Path | None,
     out: Path | None,
     list_: bool,
+    resume: bool,
     print_config: bool,
     schema: bool,
     as_json: bool,
@@ -55,30 +75,199 @@ def train(
         return
     if recipe is None:
         raise click.UsageError(f"Which recipe? There are: {', '.join(recipes.bundled())}.")
-    chosen = recipes.read(recipe, overrides, data_dir)
+    chosen = recipes.read(recipe, overrides, data_dir, init_from)
     if print_config:
-        click.echo(chosen.model_dump_json(indent=2))
+        _print_config(chosen, recipes.origins(recipe, overrides, data_dir, init_from), as_json)
         return
 
     from training.run import Run
     from training.train import train as train_recipe
 
     run = Run(out or Path("runs") / Path(recipe).stem)
+    if not resume:
+        run.forget_checkpoints()
     with _Bar() as bar:
         evaluation = train_recipe(chosen, run, bar.update, bar.talk)
-    _tell(run.path, evaluation, as_json=as_json)
+    if evaluation is not None:
+        _tell(run.path, evaluation, as_json=as_json)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("source", required=False)
+@click.option(
+    "--part",
+    type=click.Choice(["test", "validation", "train"]),
+    default="test",
+    show_default=True,
+    help="Which part of SOURCE.",
+)
+@click.option(
+    "--views",
+    type=click.Choice(["centre", "ten_crop", "multi_crop", "dense"]),
+    default="centre",
+    show_default=True,
+    help="How each image is shown to the network.",
+)
+@click.option("--no-robustness", is_flag=True, help="Leave out the changed images.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write evaluation.json, pictures and report.html into this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
-def evaluate(run: Path, as_json: bool) -> None:
-    """Shows what RUN measured on its held-out part."""
+def evaluate(
+    path: Path,
+    source: str | None,
+    part: str,
+    views: str,
+    no_robustness: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Measures a published version or a run on SOURCE; a run alone shows what it measured.
+
+    SOURCE is digits, mnist, xo, or a path: class folders (also in a zip or tar), idx files, CIFAR
+    batches, TFRecord shards, an .npz file.
+
+    \b
+    convzoo evaluate runs/digits_lenet5_modern
+    convzoo evaluate models/lenet5_modern/1 mnist --out report
+    """
     from training.run import Run
 
-    found = Run(run)
-    found.require_complete()
-    _tell(run, found.evaluation(), as_json=as_json)
+    if source is None:
+        found = Run(path)
+        found.require_complete()
+        _tell(path, found.evaluation(), as_json=as_json)
+        return
+    from training.measure import measure
+
+    evaluation = measure(
+        path,
+        source,
+        part=part,
+        kind=views,
+        is_robustness_wanted=not no_robustness,
+        out=out,
+        talk=lambda line: click.echo(line, err=True),
+    )
+    _tell(path, evaluation, as_json=as_json)
+    if out is not None:
+        click.echo(f"Report: {out / 'report.html'}", err=True)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.option("--layer", help="A layer's name; the one before the last dense layer when not given.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the features as an .npz file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+def features(path: Path, source: str, layer: str | None, out: Path | None, as_json: bool) -> None:
+    r"""What a trained network sees in SOURCE, and how far simple classifiers get with it.
+
+    Fits logistic regression, a linear support vector machine and nearest neighbours on a layer's
+    outputs for the training part, and measures them on the test part.
+
+    \b
+    convzoo features runs/mnist_lenet5_modern digits
+    convzoo features models/vgg16/1 photos/ --layer fc6 --out features.npz
+    """
+    from training.features import classify_features
+
+    found = classify_features(
+        path, source, layer, out, talk=lambda line: click.echo(line, err=True)
+    )
+    if as_json:
+        click.echo(found.model_dump_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"On {found.test_images:,} test images, from {found.layer} "
+        f"({found.dimensions:,} values, {found.train_images:,} training images)"
+    )
+    for column in ("classifier", "accuracy", "95 % interval"):
+        table.add_column(column, justify="left" if column == "classifier" else "right")
+    for name, metric in found.classifiers.items():
+        table.add_row(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+    Console().print(table)
+
+
+@click.group()
+def data() -> None:
+    """Looks at data before it is trained on."""
+
+
+@data.command(name="check")
+@click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+def check_data(source: str, as_json: bool) -> None:
+    r"""Counts, sizes, corrupt images, duplicates, leakage between the parts of SOURCE.
+
+    SOURCE is as for `convzoo evaluate`, or a recipe's name or file. Ends with exit code 3 when
+    something must be put right first.
+
+    \b
+    convzoo data check photos.zip
+    convzoo data check mnist_lenet5_modern
+    """
+    from training import recipe as recipes
+    from training.data import check, sources, store
+    from zoo.errors import DataError
+
+    is_recipe = source in recipes.bundled() or source.endswith((".yaml", ".yml"))
+    chosen = recipes.read(source).data if is_recipe else sources.find(source)
+    dataset = chosen.load()
+    report = check.check(
+        dataset.name, dataset.labels, store.look(dataset), on_corrupt=chosen.on_corrupt
+    )
+    if as_json:
+        click.echo(report.model_dump_json())
+    else:
+        _tell_data(report)
+    if report.problems:
+        raise DataError(" ".join(report.problems))
+
+
+def _tell_data(report: "DataReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=report.name)
+    table.add_column("class")
+    for part in report.parts:
+        table.add_column(part, justify="right")
+    for label in report.labels:
+        table.add_row(label, *(f"{each.classes[label]:,}" for each in report.parts.values()))
+    table.add_section()
+    table.add_row("all", *(f"{each.images:,}" for each in report.parts.values()))
+    table.add_row("corrupt", *(f"{len(each.corrupt):,}" for each in report.parts.values()))
+    table.add_row("duplicates", *(f"{each.duplicate_images:,}" for each in report.parts.values()))
+    table.add_row("mean", *(f"{each.mean:.1f}" for each in report.parts.values()))
+    table.add_row("deviation", *(f"{each.std:.1f}" for each in report.parts.values()))
+    console.print(table)
+    for name, each in report.parts.items():
+        sizes = ", ".join(f"{size} ({count:,})" for size, count in list(each.sizes.items())[:4])
+        more = ", ..." if len(each.sizes) > 4 else ""
+        console.print(f"{name}: height x width x channels {sizes}{more}", highlight=False)
+    near = report.near_duplicate_images
+    console.print(
+        f"Test images that are also trained on: {report.leaked_images}; that look the same as a "
+        f"training image: {'not looked for' if near is None else near}",
+        highlight=False,
+    )
+    for line in report.warnings:
+        console.print(f"Warning: {line}", style="yellow", highlight=False)
+    for each in report.parts.values():
+        for name, why in list(each.corrupt.items())[:20]:
+            console.print(f"Corrupt: {name}: {why}", style="red", highlight=False)
 
 
 @click.command()
@@ -148,14 +337,37 @@ def _tell(path: Path, evaluation: "Evaluation", *, as_json: bool) -> None:
     Console().print(table)
 
 
+def _print_config(recipe: "Recipe", origins: dict[str, str], as_json: bool) -> None:
+    """Every value with its origin: the file, the command line, or the default."""
+    if as_json:
+        click.echo(json.dumps({"recipe": recipe.model_dump(mode="json"), "origins": origins}))
+        return
+    import yaml
+
+    lines = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).splitlines()
+    path: list[str] = []
+    for line in lines:
+        stripped = line.lstrip(" ")
+        depth = (len(line) - len(stripped)) // 2
+        key = stripped.partition(":")[0]
+        path = [*path[:depth], key]
+        origin = origins.get(".".join(path))
+        click.echo(f"{line:<60} # {origin}" if origin and ":" in stripped else line)
+
+
+# Seconds between two lines of progress where there is no terminal.
+LINE_EVERY_S = 30.0
+
+
 class _Bar:
-    """A progress bar on standard error; one line an epoch where that is no terminal."""
+    """A progress bar on standard error; lines at intervals where that is no terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True)
+        self._told = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -181,15 +393,22 @@ class _Bar:
     def update(self, now: "Progress") -> None:
         """Moves the bar; at the end of an epoch says what it gave."""
         measured = f"loss {now.loss:.4f}  accuracy {now.accuracy:.2%}"
+        speed = f"  {now.images_per_s:,.0f} images/s  waiting {now.waiting:.0%}"
+        is_end = now.images >= now.images_per_epoch and now.validation_accuracy is not None
         if now.validation_accuracy is not None:
             measured += f"  validation {now.validation_accuracy:.2%}"
-            if not self._console.is_terminal:
-                self.talk(f"epoch {now.epoch}/{now.epochs}  {measured}")
+        if not self._console.is_terminal and (
+            is_end
+            or (now.images < now.images_per_epoch and time.monotonic() - self._told > LINE_EVERY_S)
+        ):
+            self._told = time.monotonic()
+            share = "" if is_end else f" ({now.images / now.images_per_epoch:.0%})"
+            self.talk(f"epoch {now.epoch}/{now.epochs}{share}  {measured}{speed}")
         self._bar.update(
             self._task,
             description=f"epoch {now.epoch}/{now.epochs}",
             completed=(now.epoch - 1) * now.images_per_epoch + now.images,
             total=now.epochs * now.images_per_epoch,
-            measured=measured,
+            measured=measured + speed,
             visible=True,
         )

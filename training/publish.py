@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from training import openvino
-from training.data.pipeline import at_input_size
+from training.predictor import load_keras
 from training.run import Run
 from training.train import library_versions
 from zoo.artifact import (
@@ -92,15 +92,16 @@ def publish(
 def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) -> Manifest:
     recipe, record, evaluation = run.recipe(), run.record(), run.evaluation()
     preprocessing, arrays = run.preprocessing()
-    model = load_network(run)
+    model = load_keras(run.model)
 
     talk("SavedModel for TensorFlow Serving")
     export(model, draft.path, SIGNATURES)
     _write_labels(draft.path, record.labels)
 
     talk("Golden records")
-    pixels = at_input_size(run.holdout().take(np.arange(GOLDEN_IMAGES)), preprocessing).pixels_nhwc
-    image = preprocessing.to_input(pixels, arrays)
+    held_out = run.holdout()
+    some = held_out.take(np.arange(min(GOLDEN_IMAGES, len(held_out))))
+    image = preprocessing.to_input(some.pixels_nhwc, arrays)
     golden = outputs_of(model, image)
     write_golden(draft.path, {"image": image}, golden)
 
@@ -156,16 +157,6 @@ def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) 
         code_revision=record.code_revision,
         libraries=record.libraries | library_versions(),
     )
-
-
-def load_network(run: Run) -> keras.Model:
-    """The trained network of a run; the zoo's layers are known after its builder is imported."""
-    import zoo.layers
-    import zoo.losses  # noqa: F401 - these register what model.keras names
-    from zoo.models.googlenet import without_auxiliary
-
-    model: keras.Model = keras.models.load_model(run.model, compile=False)
-    return without_auxiliary(model)
 
 
 def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, ...]]) -> None:

@@ -41,22 +41,44 @@ class Steps(Frozen):
     input_steps: tuple[InputStep, ...] = ()
 
 
-class Adam(Frozen):
-    """Adam [kingma2015]; with weight decay it is AdamW [loshchilov2019]."""
+class OptimizerSettings(Frozen):
+    """What all optimizers have.
+
+    Attributes:
+        bias_rate: The learning rate of biases (and of all else that is no kernel), as a multiple:
+            2 in Caffe's networks [jia2014].
+        bias_decay: Their weight decay, as a multiple: 0 there.
+        clip_norm: Gradients are scaled so that the norm of all together is at most this.
+        average: Momentum of a running average of the weights, which is then what is measured and
+            kept: Polyak averaging [polyak1992], e.g. 0.999.
+    """
+
+    learning_rate: Positive
+    weight_decay: Rate = 0.0
+    bias_rate: Positive = 1.0
+    bias_decay: Rate = 0.0
+    clip_norm: Positive | None = None
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Adam(OptimizerSettings):
+    """Adam [kingma2015]; with weight decay AdamW, which keeps it out of the gradient [loshchilov2019]."""
 
     kind: Literal["adam"] = "adam"
     learning_rate: Positive = 1e-3
-    weight_decay: Rate = 0.0
 
 
-class Sgd(Frozen):
-    """Stochastic gradient descent with momentum."""
+class Sgd(OptimizerSettings):
+    """Stochastic gradient descent with momentum: v <- m v - rate g, w <- w + v.
+
+    Weight decay is the papers' L2: `weight_decay` times the weight is added to the gradient, and so
+    goes through the momentum.
+    """
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: Positive = 1e-2
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    weight_decay: Rate = 0.0
 
 
 Optimizer = Annotated[Adam | Sgd, Field(discriminator="kind")]
@@ -69,7 +91,7 @@ class Constant(Frozen):
 
 
 class Cosine(Frozen):
-    """From the optimizer's rate to 0 along half a cosine, after a linear rise."""
+    """From the optimizer's rate to 0 along half a cosine, after a linear rise from a hundredth."""
 
     kind: Literal["cosine"] = "cosine"
     warmup_epochs: Rate = 0.0
@@ -83,7 +105,82 @@ class Staircase(Frozen):
     factors: tuple[Positive, ...]
 
 
-Schedule = Annotated[Constant | Cosine | Staircase, Field(discriminator="kind")]
+class Step(Frozen):
+    """The rate times `factor` every so many epochs: 0.96 every 8 in GoogLeNet [szegedy2015]."""
+
+    kind: Literal["step"] = "step"
+    every_epochs: Positive
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Polynomial(Frozen):
+    """The rate times (1 - progress)^power: power 0.5 is Caffe's quick GoogLeNet [jia2014]."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Positive = 1.0
+
+
+class Plateau(Frozen):
+    """The rate times `factor` when the validation accuracy has not risen for `patience` epochs.
+
+    The papers of 2012 to 2015 did this by hand, three times by 0.1 [krizhevsky2012, section 5].
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: int = Field(default=5, ge=1)
+    most_drops: int = Field(default=3, ge=1)
+
+
+Schedule = Annotated[
+    Constant | Cosine | Staircase | Step | Polynomial | Plateau, Field(discriminator="kind")
+]
+
+
+class EarlyStopping(Frozen):
+    """Ends a run when the validation accuracy has not risen for so many epochs."""
+
+    patience: int = Field(default=10, ge=1)
+
+
+class Checkpoints(Frozen):
+    """What is kept while a run goes on.
+
+    Attributes:
+        every_s: Seconds between two checkpoints inside an epoch; one follows each epoch, too.
+        keep: How many of the last ones.
+        snapshots: Epochs after which the weights are kept for good, as snapshots/epoch_0001.npz:
+            what `convzoo explain` shows a network's development with.
+    """
+
+    every_s: Rate = 60.0
+    keep: int = Field(default=2, ge=1)
+    snapshots: tuple[int, ...] = ()
+
+
+class FineTuning(Frozen):
+    """How a run that starts from trained weights treats them.
+
+    Patterns are shell patterns of layer names ("conv*", "fc6"); one that matches no layer is an
+    error. Layers whose weights do not fit are new and start at random.
+
+    Attributes:
+        init_from: A published version, a run, or a file of weights.
+        learning_rates: Pattern to multiple of the optimizer's rate; the first that matches counts.
+        reused_rate: That of reused layers that no pattern matches.
+        freeze: Layers that stay as they are.
+        unfreeze_every_epochs: Frozen layers come free one by one from the top, one each so many
+            epochs [howard2018, section 3.3].
+        l2_sp: Strength of the pull back to the initial weights, in place of weight decay on reused
+            layers [li2018].
+    """
+
+    init_from: Path | None = None
+    learning_rates: dict[str, Rate] = Field(default_factory=dict)
+    reused_rate: Rate = 1.0
+    freeze: tuple[str, ...] = ()
+    unfreeze_every_epochs: int | None = Field(default=None, ge=1)
+    l2_sp: Rate = 0.0
 
 
 class CrossEntropy(Frozen):
@@ -108,6 +205,11 @@ class Recipe(Frozen):
 
     Attributes:
         input: The network's input, when it is not its paper's.
+        select: Which weights the run ends with: the last epoch's, or those of the epoch with the
+            best validation accuracy.
+        precision: What the arithmetic is done in; weights are kept in float32 either way.
+        strategy: One device, all GPUs of this machine, or all workers that TF_CONFIG names.
+        test_time: How held-out images are shown to the network; see `training.data.views`.
         publish_as: The model's name when published; the network's name when empty.
         seed: Decides the initial weights and the order of the images.
     """
@@ -120,8 +222,15 @@ class Recipe(Frozen):
     loss: Loss = CrossEntropy()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
+    early_stopping: EarlyStopping | None = None
+    fine_tuning: FineTuning | None = None
+    checkpoints: Checkpoints = Checkpoints()
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
+    select: Literal["last", "best"] = "last"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    strategy: Literal["single", "mirrored", "multi_worker"] = "single"
+    test_time: Literal["centre", "ten_crop", "multi_crop", "dense"] = "centre"
     seed: int = Field(default=1, ge=0)
     publish_as: str = ""
 
@@ -133,6 +242,10 @@ class Recipe(Frozen):
         """The recipe as JSON data, without paths of this machine."""
         plain = self.model_dump(mode="json")
         plain["data"].pop("data_dir", None)
+        if plain["fine_tuning"] is not None:
+            plain["fine_tuning"].pop("init_from", None)
+        # How often a run is saved does not change what it ends with.
+        plain["checkpoints"] = {"snapshots": plain["checkpoints"]["snapshots"]}
         return plain
 
 
@@ -142,23 +255,74 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read(name: str, overrides: Iterable[str] = (), data_dir: Path | None = None) -> Recipe:
+def read(
+    name: str,
+    overrides: Iterable[str] = (),
+    data_dir: Path | None = None,
+    init_from: Path | None = None,
+) -> Recipe:
     """Reads a bundled recipe or a YAML file, and applies what the command line says.
 
     Args:
         name: A bundled recipe's name, or the path of a YAML file.
         overrides: `key=value`, the key with dots, the value as YAML.
         data_dir: Where the source's files are; stands for `data.data_dir=...`.
+        init_from: Weights to start from; stands for `fine_tuning.init_from=...`.
 
     Raises:
         UsageError: no such recipe, key or value; names what exists.
     """
     settings = _read_yaml(name)
-    for override in overrides:
-        _apply(settings, override)
-    if data_dir is not None:
-        _set(settings, "data.data_dir", str(data_dir.resolve()))
+    for key, value in _given(overrides, data_dir, init_from):
+        _set(settings, key, value)
     return validate(settings, name)
+
+
+def origins(
+    name: str,
+    overrides: Iterable[str] = (),
+    data_dir: Path | None = None,
+    init_from: Path | None = None,
+) -> dict[str, str]:
+    """Where each value of a recipe came from, by its key with dots.
+
+    Returns:
+        "command line", the recipe's name, or "default".
+    """
+    from_file = set(_leaves(_read_yaml(name)))
+    from_user = {key for key, _ in _given(overrides, data_dir, init_from)}
+    every = _leaves(read(name, overrides, data_dir, init_from).model_dump(mode="json"))
+
+    def origin(key: str) -> str:
+        above = [key.rsplit(".", count)[0] for count in range(key.count(".") + 1)]
+        if any(each in from_user for each in above):
+            return "command line"
+        return Path(name).name if any(each in from_file for each in above) else "default"
+
+    return {key: origin(key) for key in every}
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values that are no groups, by their key with dots."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= _leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _given(
+    overrides: Iterable[str], data_dir: Path | None, init_from: Path | None
+) -> list[tuple[str, Any]]:
+    """What the command line says, as keys and values."""
+    found = [_parse(override) for override in overrides]
+    if data_dir is not None:
+        found.append(("data.data_dir", str(data_dir.resolve())))
+    if init_from is not None:
+        found.append(("fine_tuning.init_from", str(init_from.resolve())))
+    return found
 
 
 def validate(settings: Mapping[str, Any], name: str) -> Recipe:
@@ -187,7 +351,7 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return settings
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
+def _parse(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UsageError(f"{override!r} is no override; write key=value, e.g. epochs=5.")
@@ -199,14 +363,16 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         # YAML 1.1 reads 1e-3 as text, since its numbers need a point.
         with contextlib.suppress(ValueError):
             value = float(value)
-    _set(settings, key, value)
+    return key, value
 
 
 def _set(settings: dict[str, Any], key: str, value: object) -> None:
     *outer, last = key.split(".")
     place = settings
     for part in outer:
-        place = place.setdefault(part, {})
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
         if not isinstance(place, dict):
             raise UsageError(f"{key!r} goes through {part!r}, which is a value, not a group.")
     place[last] = value

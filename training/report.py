@@ -1,6 +1,6 @@
 """The pictures of a run. matplotlib without pyplot: nothing global, no window, safe in threads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.data.dataset import Images
+from training.data.dataset import Ids
 from training.evaluate import log_softmax
 from training.run import Epoch, Evaluation
-from zoo.preprocess import Floats
+from zoo.preprocess import Floats, Pixels
 
 DPI = 120
 
@@ -58,12 +58,45 @@ def confusion(evaluation: Evaluation, labels: Sequence[str], path: Path, title: 
     figure.savefig(path, dpi=DPI)
 
 
+def reliability(evaluation: Evaluation, path: Path, title: str) -> None:
+    """Accuracy by confidence: on the diagonal a network is as right as it is sure."""
+    bins = [each for each in evaluation.reliability if each[0]]
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axis: Any = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="gray", lw=1, ls="--")
+    most = max((number for number, _, _ in bins), default=1)
+    sizes = [20 + 180 * number / most for number, _, _ in bins]
+    axis.scatter([each[1] for each in bins], [each[2] for each in bins], s=sizes, alpha=0.7)
+    axis.set_xlabel("mean confidence of the answers in a bin")
+    axis.set_ylabel("share of right answers")
+    axis.set_xlim(0, 1.02)
+    axis.set_ylim(0, 1.05)
+    axis.grid(alpha=0.3)
+    error = evaluation.metrics["calibration_error"].value
+    axis.set_title(f"{title}\nexpected calibration error {error:.2%}", fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
 def mistakes(
-    images: Images, logits_nk: Floats, labels: Sequence[str], path: Path, most: int = 24
+    original: Callable[[int], Pixels],
+    class_ids: Ids,
+    logits_nk: Floats,
+    labels: Sequence[str],
+    path: Path,
+    most: int = 24,
 ) -> None:
-    """The wrong answers the network was surest of, each with its truth; nothing when all is right."""
+    """The wrong answers the network was surest of, each with its truth; nothing when all is right.
+
+    Args:
+        original: The image at a row, uint8 [h, w, c].
+        class_ids: The truth, int64 [N].
+        logits_nk: The answers.
+        labels: The class names.
+        path: The PNG.
+        most: How many are shown.
+    """
     predicted = logits_nk.argmax(-1)
-    wrong = np.flatnonzero(predicted != images.class_ids)
+    wrong = np.flatnonzero(predicted != class_ids)
     if not len(wrong):
         return
     probability = np.exp(log_softmax(logits_nk).max(-1))
@@ -75,8 +108,8 @@ def mistakes(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, index in zip(axes.flat, shown, strict=False):
-        pixels = images.pixels_nhwc[index]
+        pixels = original(int(index))
         axis.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray")
-        truth, answer = labels[images.class_ids[index]], labels[predicted[index]]
+        truth, answer = labels[class_ids[index]], labels[predicted[index]]
         axis.set_title(f"{truth} as {answer} {probability[index]:.0%}", fontsize=7)
     figure.savefig(path, dpi=DPI)

@@ -1,19 +1,22 @@
 """A run on disk: what a training run leaves for evaluation, publishing and resuming.
 
     recipe.json       the recipe, its hash, the data's hash, the labels, library versions
+    data.json         what was found in the data
     preprocessing.json, preprocessing.npz
     model.keras       the trained network
     metrics.jsonl     one line per epoch
     evaluation.json   measured once, on the held-out part
     curves.png  confusion.png  mistakes.png
-    holdout.npz       some held-out images (pixels, class ids), never trained on
+    holdout.npz       some held-out images (pixels at the input's size, class ids)
     holdout/<index>_<label>.png
-    checkpoint.npz    the state to go on from; gone when the run is complete
+    checkpoints/      the states to go on from; gone when the run is complete
+    snapshots/        weights of the epochs that the recipe names
+    tensorboard/      the same curves for TensorBoard
 
 No framework is imported here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,15 @@ import numpy as np
 from pydantic import Field
 
 from training.data.dataset import Images
+from training.data.sources import WITHOUT_PATH
 from training.recipe import Recipe
 from zoo.artifact import Metric, write_atomically
 from zoo.errors import DataError, UsageError
 from zoo.frozen import Frozen
-from zoo.preprocess import Floats, Preprocessing
+from zoo.preprocess import Floats, Pixels, Preprocessing
+
+HOLDOUT = 512
+HOLDOUT_PICTURES = 32
 
 
 class RunRecord(Frozen):
@@ -35,6 +42,7 @@ class RunRecord(Frozen):
     recipe_sha256: str
     data: str
     data_sha256: str
+    init_sha256: str = ""
     labels: tuple[str, ...]
     libraries: dict[str, str]
     code_revision: str = ""
@@ -46,15 +54,25 @@ class Evaluation(Frozen):
     Attributes:
         metrics: e.g. accuracy, a fraction with its 95 % interval.
         confusion: Rows are true classes, columns predicted ones, entries are counts.
+        per_class: Recall, the share of a class's images that were recognised.
+        precision: The share of right answers among those that named a class.
+        reliability: Rows of (images, mean confidence, accuracy), one a bin of confidence.
+        robustness: Accuracy on changed images, by change and strength, e.g. "blur 1.0".
     """
 
     metrics: dict[str, Metric]
     confusion: tuple[tuple[int, ...], ...]
     per_class: dict[str, Metric] = Field(default_factory=dict)
+    precision: dict[str, Metric] = Field(default_factory=dict)
+    reliability: tuple[tuple[int, float, float], ...] = ()
+    robustness: dict[str, Metric] = Field(default_factory=dict)
 
 
 class Epoch(Frozen):
-    """One line of metrics.jsonl; accuracies are fractions, losses are means per image."""
+    """One line of metrics.jsonl; accuracies are fractions, losses are means per image.
+
+    `waiting` is the share of the time that was spent waiting for data.
+    """
 
     epoch: int
     loss: float
@@ -64,6 +82,7 @@ class Epoch(Frozen):
     learning_rate: float
     seconds: float
     images_per_s: float
+    waiting: float = 0.0
 
 
 class Run:
@@ -72,7 +91,6 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model.keras"
-        self.checkpoint = path / "checkpoint.npz"
 
     @property
     def is_complete(self) -> bool:
@@ -116,30 +134,43 @@ class Run:
         lines = "".join(each.model_dump_json() + "\n" for each in [*kept, epoch])
         write_atomically(self.path / "metrics.jsonl", lines.encode())
 
+    def forget_checkpoints(self) -> None:
+        """Lets a run that was stopped begin again."""
+        for path in (self.path / "checkpoints").glob("*.npz"):
+            path.unlink()
+
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Completes the run."""
         self._write_json("evaluation.json", evaluation)
 
-    def write_holdout(self, images: Images, labels: tuple[str, ...], most: int = 512) -> None:
-        """Keeps some held-out images: as arrays for golden records, as PNG for people."""
+    def write_holdout(
+        self, images: Images, original: Callable[[int], Pixels], labels: tuple[str, ...]
+    ) -> None:
+        """Keeps some held-out images.
+
+        Args:
+            images: At the network's input size: golden records come from them.
+            original: The image at a row as it came, for people and for the demo.
+            labels: The class names.
+        """
         from PIL import Image
 
-        some = images.take(np.arange(min(most, len(images))))
+        some = images.take(np.arange(min(HOLDOUT, len(images))))
         with (self.path / "holdout.npz").open("wb") as file:
             np.savez(
-                file,
-                allow_pickle=False,
-                pixels_nhwc=some.pixels_nhwc,
-                class_ids=some.class_ids,
+                file, allow_pickle=False, pixels_nhwc=some.pixels_nhwc, class_ids=some.class_ids
             )
         folder = self.path / "holdout"
         folder.mkdir(exist_ok=True)
-        for index, (pixels, class_id) in enumerate(
-            zip(some.pixels_nhwc[:32], some.class_ids[:32], strict=True)
-        ):
+        for index, class_id in enumerate(some.class_ids[:HOLDOUT_PICTURES]):
             label = labels[class_id].replace("/", "_")
+            pixels = original(index)
             picture = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
             Image.fromarray(picture).save(folder / f"{index:03d}_{label}.png")
+
+    def write_data_report(self, report: Frozen) -> None:
+        """Keeps what was found in the data."""
+        self._write_json("data.json", report)
 
     def _write_json(self, name: str, value: Frozen) -> None:
         write_atomically(self.path / name, value.model_dump_json(indent=2).encode() + b"\n")
@@ -153,7 +184,7 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe, without paths (they belong to the machine that trained)."""
         plain = self.record().recipe
-        if plain["data"]["source"] == "idx":
+        if plain["data"]["source"] not in WITHOUT_PATH:
             plain["data"]["data_dir"] = "."
         return Recipe.model_validate(plain)
 

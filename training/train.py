@@ -2,25 +2,30 @@
 
 import platform
 import subprocess
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from training.data.dataset import Dataset
-from training.data.pipeline import at_input_size
+from training.data import views
+from training.data.check import check
+from training.data.fit import fit
+from training.data.pipeline import centre, stored_steps
+from training.data.store import Stored, store
 from training.evaluate import evaluate
 from training.recipe import Recipe
 from training.run import Evaluation, Run, RunRecord
-from zoo.errors import UsageError
-from zoo.preprocess import Preprocessing
+from zoo.errors import DataError, UsageError
+from zoo.preprocess import Floats, Preprocessing
 from zoo.spec import ImageInput
 
 if TYPE_CHECKING:
-    import numpy as np
+    import keras
 
-    from training.loop import Progress
+    from training.loop import Loop, Progress
+    from training.strategy import Devices
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "openvino", "convzoo")
 
@@ -30,7 +35,7 @@ def train(
     run: Run,
     on_progress: "Callable[[Progress], None]" = lambda _: None,
     talk: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
+) -> Evaluation | None:
     """Trains a recipe and measures the result on the held-out part.
 
     Args:
@@ -40,61 +45,167 @@ def train(
         talk: Takes one line for each stage.
 
     Returns:
-        What was measured on the held-out part.
+        What was measured on the held-out part; None in a worker that is not the chief.
 
     Raises:
         UsageError: an unknown network or option, or the folder holds another run.
         DataError: the data cannot be used.
         InterruptedRunError: stopped from outside; the same call goes on.
     """
+    from zoo.quiet import import_tensorflow
+
     input_ = input_of(recipe)
+    devices = None
+    if recipe.strategy != "single":
+        # Several workers must find each other before TensorFlow does anything else.
+        import_tensorflow()
+        from training.strategy import Devices
+
+        devices = Devices(recipe.strategy)
+        devices.check(recipe)
+        talk(f"{recipe.strategy}: {devices.replicas} replicas in {devices.workers} processes")
+    if devices is not None and not devices.is_chief:
+        with tempfile.TemporaryDirectory() as nowhere:
+            _prepare_and_fit(recipe, input_, Run(Path(nowhere)), devices, lambda _: None, talk)
+        return None
     check_folder(run, recipe)
-    dataset = recipe.data.load()
-    talk(
-        f"{dataset.name}: {len(dataset.train):,} images to train on, "
-        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} held out"
+    run.path.mkdir(parents=True, exist_ok=True)
+    loop, stored, preprocessing, arrays = _prepare_and_fit(
+        recipe, input_, run, devices, on_progress, talk
     )
-    preprocessing = Preprocessing(
+    evaluation, logits_nk = _measure(recipe, loop, stored, preprocessing, arrays, talk)
+    _in_float32(recipe, loop.model, stored.dataset.labels).save(run.model)
+    test = centre(stored.dataset.test, input_.shape)
+    run.write_holdout(test, stored.originals, stored.dataset.labels)
+    pictures(run, evaluation, stored, logits_nk)
+    run.write_evaluation(evaluation)
+    loop.end()
+    return evaluation
+
+
+def _prepare_and_fit(
+    recipe: Recipe,
+    input_: ImageInput,
+    run: Run,
+    devices: "Devices | None",
+    on_progress: "Callable[[Progress], None]",
+    talk: Callable[[str], None],
+) -> "tuple[Loop, Stored, Preprocessing, dict[str, Floats]]":
+    steps = Preprocessing(
         input=input_,
         pixel_steps=recipe.preprocessing.pixel_steps,
         input_steps=recipe.preprocessing.input_steps,
     )
-    run.write_record(record_of(recipe, dataset))
-    run.write_preprocessing(preprocessing, {})
-    sized = Dataset(
-        dataset.name,
-        at_input_size(dataset.train, preprocessing),
-        at_input_size(dataset.validation, preprocessing),
-        at_input_size(dataset.test, preprocessing),
-        dataset.labels,
-    )
+    views.check(steps, recipe.test_time)
+    stored = prepare_data(recipe, steps, run, talk)
+    dataset = stored.dataset
+    preprocessing, arrays = fit(steps, centre(dataset.train, input_.shape))
+    run.write_record(record_of(recipe, stored))
+    run.write_preprocessing(preprocessing, arrays)
 
     from zoo.quiet import import_tensorflow
 
     import_tensorflow()
     import keras
 
+    from training.fine_tune import check_patterns, reuse
     from training.loop import Loop
+    from training.strategy import Devices
 
+    devices = devices or Devices("single")
+    with devices.scope():
+        model = _create(recipe, len(dataset.labels))
+    talk(f"{recipe.model.name}: {model.count_params():,} parameters")
+    reused = None
+    if recipe.fine_tuning is not None:
+        check_patterns(model, recipe.fine_tuning)
+        if recipe.fine_tuning.init_from is not None:
+            reused = reuse(model, recipe.fine_tuning.init_from)
+            talk(f"Reused: {', '.join(reused.layers)}")
+            for name, why in reused.new.items():
+                talk(f"New: {name} ({why})")
+    loop = Loop(recipe, model, dataset, preprocessing, arrays, run, devices, reused)
+    loop.fit(on_progress)
+    keras.config.set_dtype_policy("float32")
+    return loop, stored, preprocessing, arrays
+
+
+def prepare_data(
+    recipe: Recipe, steps: Preprocessing, run: Run, talk: Callable[[str], None]
+) -> "Stored":
+    """Reads, decodes and checks the data, and keeps the report.
+
+    Raises:
+        DataError: the check found what must be put right first; names it.
+    """
+    dataset = recipe.data.load()
+    kept = stored_steps(steps, recipe.augmentation)
+    stored = store(
+        dataset,
+        kept.to_pixels,
+        kept.input.shape,
+        on_corrupt=recipe.data.on_corrupt,
+        scratch=run.path,
+    )
+    parts = stored.dataset.parts()
+    talk(
+        f"{dataset.name}: {len(parts['train']):,} images to train on, "
+        f"{len(parts['validation']):,} to validate, {len(parts['test']):,} held out"
+    )
+    report = check(dataset.name, dataset.labels, stored.seen, on_corrupt=recipe.data.on_corrupt)
+    run.write_data_report(report)
+    for warning in report.warnings:
+        talk(f"Warning: {warning}")
+    if report.problems:
+        raise DataError(f"The data cannot be used: {' '.join(report.problems)}")
+    return stored
+
+
+def _create(recipe: Recipe, num_classes: int) -> "keras.Model":
+    """The recipe's network, with the recipe's initial weights."""
+    import keras
+
+    policies = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    keras.config.set_dtype_policy(policies.get(recipe.precision, "float32"))
     keras.utils.set_random_seed(recipe.seed)
-    model = zoo.create(
+    return zoo.create(
         recipe.model.name,
-        input_shape=input_.shape,
-        num_classes=len(dataset.labels),
+        input_shape=input_of(recipe).shape,
+        num_classes=num_classes,
         **recipe.model.options,
     )
-    talk(f"{recipe.model.name}: {model.count_params():,} parameters")
-    loop = Loop(recipe, model, sized, preprocessing, {}, run)
-    loop.fit(on_progress)
 
-    logits_nk = loop.logits(sized.test)
-    evaluation = evaluate(logits_nk, sized.test.class_ids, dataset.labels)
-    model.save(run.model)
-    run.write_holdout(dataset.test, dataset.labels)
-    pictures(run, evaluation, dataset, logits_nk)
-    run.write_evaluation(evaluation)
-    run.checkpoint.unlink(missing_ok=True)
-    return evaluation
+
+def _in_float32(recipe: Recipe, model: "keras.Model", labels: tuple[str, ...]) -> "keras.Model":
+    """The trained network; one trained in half precision answers in single precision."""
+    if recipe.precision == "float32":
+        return model
+    plain = _create(recipe.model_copy(update={"precision": "float32"}), len(labels))
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def _measure(
+    recipe: Recipe,
+    loop: "Loop",
+    stored: "Stored",
+    preprocessing: Preprocessing,
+    arrays: "dict[str, Floats]",
+    talk: Callable[[str], None],
+) -> "tuple[Evaluation, Floats]":
+    """The evaluation on the held-out part, and its logits (of views: logarithms of means)."""
+    test = stored.dataset.test
+    if recipe.test_time == "centre":
+        logits_nk = loop.logits(test)
+    else:
+        from training.predictor import Predictor
+
+        talk(f"Measuring with {recipe.test_time}")
+        predictor = Predictor(loop.model, preprocessing, arrays)
+        logits_nk = predictor.logits_of_views(
+            (stored.originals(row) for row in range(len(test))), recipe.test_time
+        )
+    return evaluate(logits_nk, test.class_ids, stored.dataset.labels), logits_nk
 
 
 def input_of(recipe: Recipe) -> ImageInput:
@@ -119,14 +230,17 @@ def check_folder(run: Run, recipe: Recipe) -> None:
         raise UsageError(f"{run.path} holds a run of another recipe; choose another --out.")
 
 
-def record_of(recipe: Recipe, dataset: Dataset) -> RunRecord:
+def record_of(recipe: Recipe, stored: "Stored") -> RunRecord:
     """What is known before the first step."""
+    from training.fine_tune import sha256_of
+
     return RunRecord(
         recipe=recipe.record(),
         recipe_sha256=recipe.sha256(),
-        data=dataset.name,
-        data_sha256=dataset.sha256(),
-        labels=dataset.labels,
+        data=stored.dataset.name,
+        data_sha256=stored.sha256(),
+        init_sha256=sha256_of(recipe.fine_tuning),
+        labels=stored.dataset.labels,
         libraries=library_versions(),
         code_revision=code_revision(),
     )
@@ -164,19 +278,25 @@ def _git(folder: Path, *args: str) -> str:
     ).stdout.strip()
 
 
-def pictures(
-    run: Run, evaluation: Evaluation, dataset: Dataset, logits_nk: "np.typing.NDArray[np.float32]"
-) -> None:
-    """Draws curves.png, confusion.png and, when there are any, mistakes.png."""
+def pictures(run: Run, evaluation: Evaluation, stored: "Stored", logits_nk: "Floats") -> None:
+    """Draws curves.png, confusion.png, reliability.png and, when there are any, mistakes.png."""
     from training import report
 
     accuracy = evaluation.metrics["accuracy"]
-    title = f"{run.record().recipe['model']['name']} on {dataset.name}"
+    labels = stored.dataset.labels
+    title = f"{run.record().recipe['model']['name']} on {stored.dataset.name}"
     report.curves(run.epochs(), run.path / "curves.png", title)
     report.confusion(
         evaluation,
-        dataset.labels,
+        labels,
         run.path / "confusion.png",
         f"{title}: top-1 accuracy {accuracy.value:.2%} on {accuracy.examples:,} held-out images",
     )
-    report.mistakes(dataset.test, logits_nk, dataset.labels, run.path / "mistakes.png")
+    report.reliability(evaluation, run.path / "reliability.png", title)
+    report.mistakes(
+        stored.originals,
+        stored.dataset.test.class_ids,
+        logits_nk,
+        labels,
+        run.path / "mistakes.png",
+    )

@@ -86,25 +86,36 @@ class Scale(Frozen):
     offset: float = 0.0
 
 
+class ScaleTo(Frozen):
+    """y = low + x / 255 * (high - low): black becomes `low`, white `high`."""
+
+    kind: Literal["scale_to"] = "scale_to"
+    low: float = 0.0
+    high: float = 1.0
+
+
 class Standardise(Frozen):
-    """y = (x - mean) / std, per channel, in the units that reach this step."""
+    """y = (x - mean) / std, per channel, in the units that reach this step.
+
+    Without numbers (in a recipe) they are fitted on the training part.
+    """
 
     kind: Literal["standardise"] = "standardise"
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 class SubtractMeanPixel(Frozen):
-    """y = x - mean, per channel [simonyan2015]."""
+    """y = x - mean, per channel [simonyan2015]; without numbers, fitted on the training part."""
 
     kind: Literal["subtract_mean_pixel"] = "subtract_mean_pixel"
-    mean: tuple[float, ...]
+    mean: tuple[float, ...] | None = None
 
 
 class SubtractMeanImage(Frozen):
     """y = x - mean, per pixel and channel [krizhevsky2012].
 
-    `array` names a float32 [H, W, C] array kept beside the settings.
+    `array` names a float32 [H, W, C] array kept beside the settings, fitted on the training part.
     """
 
     kind: Literal["subtract_mean_image"] = "subtract_mean_image"
@@ -115,17 +126,22 @@ class Whiten(Frozen):
     """y = (flatten(x) - mean) @ matrix, reshaped back.
 
     `mean` and `matrix` name float32 arrays [D] and [D, D] kept beside the settings,
-    D = H * W * C. PCA whitening and ZCA differ only in the matrix.
+    D = H * W * C, fitted on the training part. With the covariance U S U' of the training inputs
+    the matrix is U (S + epsilon)^-1/2 for PCA whitening, and that times U' for ZCA.
+
+    Attributes:
+        epsilon: Added to the eigenvalues, as a share of the largest one.
     """
 
     kind: Literal["whiten"] = "whiten"
     method: Literal["pca", "zca"] = "zca"
+    epsilon: float = Field(default=1e-3, gt=0)
     mean: str = "whiten_mean"
     matrix: str = "whiten_matrix"
 
 
 InputStep = Annotated[
-    Scale | Standardise | SubtractMeanPixel | SubtractMeanImage | Whiten,
+    Scale | ScaleTo | Standardise | SubtractMeanPixel | SubtractMeanImage | Whiten,
     Field(discriminator="kind"),
 ]
 
@@ -151,6 +167,15 @@ class Preprocessing(Frozen):
                 names += [step.mean, step.matrix]
         return tuple(names)
 
+    def require_fitted(self) -> None:
+        """Raises `UsageError` when a step still has no numbers."""
+        for step in self.input_steps:
+            if isinstance(step, Standardise | SubtractMeanPixel) and step.mean is None:
+                raise UsageError(
+                    f"The step {step.kind!r} has no numbers yet: they are fitted in training, "
+                    "or given as mean."
+                )
+
     def to_pixels(self, pixels_hwc: Pixels) -> Pixels:
         """Runs the pixel steps on one decoded image.
 
@@ -163,15 +188,25 @@ class Preprocessing(Frozen):
         Raises:
             ImageError: the image cannot become that size; names both shapes.
         """
+        image = self.pixels_of(pixels_hwc)
+        if image.shape != self.input.shape:
+            raise ImageError(
+                f"An image of shape {tuple(pixels_hwc.shape)} became {tuple(image.shape)}; "
+                f"the network takes {self.input.shape}."
+            )
+        return np.ascontiguousarray(image)
+
+    def pixels_of(self, pixels_hwc: Pixels) -> Pixels:
+        """Runs the pixel steps on one decoded image, whatever size they end in: uint8 [h, w, C]."""
         image = _with_colour(pixels_hwc, self.input)
         for step in self.pixel_steps:
             match step:
                 case Resize():
-                    image = _resize(image, step.height, step.width, step.method)
+                    image = resize(image, step.height, step.width, step.method)
                 case ResizeShorterSide():
                     height, width = image.shape[:2]
                     ratio = step.size / min(height, width)
-                    image = _resize(
+                    image = resize(
                         image,
                         max(step.size, round(height * ratio)),
                         max(step.size, round(width * ratio)),
@@ -185,12 +220,7 @@ class Preprocessing(Frozen):
                         ((step.top, step.bottom), (step.left, step.right), (0, 0)),
                         constant_values=step.value,
                     )
-        if image.shape != self.input.shape:
-            raise ImageError(
-                f"An image of shape {tuple(pixels_hwc.shape)} became {tuple(image.shape)}; "
-                f"the network takes {self.input.shape}."
-            )
-        return np.ascontiguousarray(image)
+        return image
 
     def to_input(
         self, pixels_nhwc: NDArray[np.generic], arrays: Mapping[str, Floats] | None = None
@@ -205,6 +235,7 @@ class Preprocessing(Frozen):
             float32 [N, H, W, C].
         """
         found = arrays or {}
+        self.require_fitted()
         missing = [name for name in self.array_names() if name not in found]
         if missing:
             raise UsageError(
@@ -213,20 +244,27 @@ class Preprocessing(Frozen):
             )
         x: NDArray[Any] = np.asarray(pixels_nhwc, dtype=np.float32)
         for step in self.input_steps:
-            match step:
-                case Scale():
-                    x = x * np.float32(step.scale) + np.float32(step.offset)
-                case Standardise():
-                    x = (x - np.asarray(step.mean, np.float32)) / np.asarray(step.std, np.float32)
-                case SubtractMeanPixel():
-                    x = x - np.asarray(step.mean, np.float32)
-                case SubtractMeanImage():
-                    x = x - found[step.array]
-                case Whiten():
-                    flat: Floats = x.reshape(len(x), -1) - found[step.mean]
-                    white: Floats = flat @ found[step.matrix]
-                    x = white.reshape(x.shape)
+            x = apply_step(step, x, found)
         return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def apply_step(step: InputStep, x: NDArray[Any], arrays: Mapping[str, Floats]) -> NDArray[Any]:
+    """One input step on a batch float32 [N, H, W, C]."""
+    match step:
+        case Scale():
+            return x * np.float32(step.scale) + np.float32(step.offset)
+        case ScaleTo():
+            return x * np.float32((step.high - step.low) / 255) + np.float32(step.low)
+        case Standardise():
+            return (x - np.asarray(step.mean, np.float32)) / np.asarray(step.std, np.float32)
+        case SubtractMeanPixel():
+            return x - np.asarray(step.mean, np.float32)
+        case SubtractMeanImage():
+            return x - arrays[step.array]
+        case Whiten():
+            flat: Floats = x.reshape(len(x), -1) - arrays[step.mean]
+            white: Floats = flat @ arrays[step.matrix]
+            return white.reshape(x.shape)
 
 
 def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
@@ -308,7 +346,8 @@ def _with_colour(pixels_hwc: Pixels, wanted: ImageInput) -> Pixels:
     return image[:, :, ::-1] if wanted.colour == "bgr" else image
 
 
-def _resize(image_hwc: Pixels, height: int, width: int, method: str) -> Pixels:
+def resize(image_hwc: Pixels, height: int, width: int, method: str) -> Pixels:
+    """Resizes uint8 [h, w, c] to [height, width, c] as Pillow does, which is what is served, too."""
     if image_hwc.shape[:2] == (height, width):
         return image_hwc
     from PIL import Image

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def train(run, overrides=(), stop_after=None):
 
 
 def weights(run):
-    from training.publish import load_network
+    from training.predictor import load_keras
 
-    return [np.asarray(each) for each in load_network(run).weights]
+    return [np.asarray(each) for each in load_keras(run.model).weights]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_run_leaves_all_that_is_needed(whole):
         *("recipe.json", "preprocessing.json", "model.keras", "metrics.jsonl", "evaluation.json"),
         *("curves.png", "confusion.png", "holdout.npz", "holdout"),
     }
-    assert "checkpoint.npz" not in names
+    assert not list((run.path / "checkpoints").glob("*"))
     assert [each.epoch for each in run.epochs()] == [1, 2]
     assert run.evaluation() == evaluation
     assert evaluation.metrics["accuracy"].examples == 345
@@ -68,7 +69,7 @@ def test_a_run_that_was_stopped_inside_an_epoch_ends_with_the_same_weights(
     run = Run(tmp_path / "run")
     with pytest.raises(InterruptedRunError, match="goes on from there"):
         train(run, stop_after=stop_after)
-    assert run.checkpoint.exists()
+    assert list((run.path / "checkpoints").glob("*.npz"))
     evaluation, _ = train(run)
     for found, expected in zip(weights(run), weights(whole[0]), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -109,7 +110,7 @@ def test_auxiliary_classifiers_train_and_are_not_published(tmp_path):
 
     from training.data.dataset import Dataset
     from training.loop import Loop
-    from training.publish import load_network
+    from training.predictor import load_keras
     from zoo.catalog import create
     from zoo.preprocess import Preprocessing, Scale
 
@@ -131,7 +132,7 @@ def test_auxiliary_classifiers_train_and_are_not_published(tmp_path):
     )
     assert loop.logits(padded).shape == (16, 10)
     model.save(run.model)
-    published = load_network(run)
+    published = load_keras(run.model)
     assert published.output_shape == (None, 10)
     assert "aux1" not in {layer.name for layer in published.layers}
     tf.keras.backend.clear_session()
@@ -145,10 +146,11 @@ def recipe_input(size):
 
 def test_the_pipeline_computes_what_preprocessing_says():
     from training.data.dataset import Images
-    from training.data.pipeline import batches
+    from training.data.pipeline import batches, slices_of
     from zoo.preprocess import (
         Preprocessing,
         Scale,
+        ScaleTo,
         Standardise,
         SubtractMeanImage,
         SubtractMeanPixel,
@@ -167,6 +169,7 @@ def test_the_pipeline_computes_what_preprocessing_says():
         input=ImageInput(height=4, width=4, channels=3),
         input_steps=(
             Scale(scale=1 / 255, offset=0.5),
+            ScaleTo(low=-1, high=2),
             Standardise(mean=(0.1, 0.2, 0.3), std=(1, 2, 3)),
             SubtractMeanPixel(mean=(0.3, 0.2, 0.1)),
             SubtractMeanImage(),
@@ -175,28 +178,161 @@ def test_the_pipeline_computes_what_preprocessing_says():
     )
     images = Images(pixels, np.arange(10))
     rows = rng.permutation(10)
-    found = list(batches(images, rows, 4, preprocessing, arrays))
-    assert [len(ids) for _, ids in found] == [4, 4, 2]
-    np.testing.assert_array_equal(np.concatenate([ids for _, ids in found]), rows)
+    found = list(batches(images, rows, slices_of(10, 4), preprocessing, arrays))
+    assert [len(batch.class_ids) for batch in found] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([batch.class_ids for batch in found]), rows)
     expected = preprocessing.to_input(pixels[rows], arrays)
     np.testing.assert_allclose(
-        np.concatenate([x for x, _ in found]), expected, rtol=1e-4, atol=1e-5
+        np.concatenate([batch.inputs for batch in found]), expected, rtol=1e-4, atol=1e-5
     )
 
 
-def test_distortions_follow_from_seed_and_epoch_and_keep_the_middle():
-    from training.data.augment import Affine, transforms
+# A network with dropout, random changes, averaged weights, a plateau: all that a run must remember.
+EVERYTHING = [
+    *("model.name=convnet", "batch_size=64", "epochs=3", "data.per_class=60"),
+    "model.options.spec={stages: [{filters: 8, pool: {kind: max}}], dense: [32], dropout: 0.5}",
+    *("input={height: 32, width: 32, channels: 1, colour: gray}", "optimizer.average=0.9"),
+    *("augmentation.crop={padding: 2}", "augmentation.flip=0.5", "augmentation.elastic={}"),
+    *("augmentation.mixup={}", "augmentation.cutout={size: 4}", "schedule={kind: plateau}"),
+]
 
-    settings = Affine(shift=2, rotate=10, scale=0.1, squeeze=0.1, shear=0.1)
-    first = transforms(settings, 5, (32, 32), seed=1, epoch=1)
-    np.testing.assert_array_equal(first, transforms(settings, 5, (32, 32), seed=1, epoch=1))
-    assert not np.array_equal(first, transforms(settings, 5, (32, 32), seed=1, epoch=2))
-    still = transforms(settings.model_copy(update={"shift": 0.0}), 5, (32, 32), seed=1, epoch=1)
-    for a0, a1, a2, b0, b1, b2, *_ in still:
-        assert a0 * 15.5 + a1 * 15.5 + a2 == pytest.approx(15.5, abs=1e-4)
-        assert b0 * 15.5 + b1 * 15.5 + b2 == pytest.approx(15.5, abs=1e-4)
-    none = transforms(Affine(), 1, (32, 32), seed=1, epoch=1)[0]
-    np.testing.assert_allclose(none, [1, 0, 0, 0, 1, 0, 0, 0], atol=1e-6)
+
+def command(run, overrides):
+    return [
+        *(sys.executable, "-m", "zoo.command", "train", "digits_lenet5_modern"),
+        *("--out", str(run.path), *overrides),
+    ]
+
+
+@pytest.mark.e2e
+def test_runs_that_are_killed_at_random_steps_end_with_the_same_bytes(tmp_path):
+    """SIGKILL, so that nothing can be written on the way out; a checkpoint follows every call."""
+    overrides = [*EVERYTHING, "checkpoints.every_s=0", "data.per_class=60"]
+    code = (
+        "import sys, training.loop as loop; loop.STEPS_PER_CALL = 1;"
+        "from zoo.command import main; sys.argv[0] = 'convzoo'; main()"
+    )
+
+    def run_once(run, kill_after_checkpoints=None):
+        arguments = command(run, overrides)[3:]
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 120
+            folder = run.path / "checkpoints"
+            start = set(folder.glob("*.npz"))
+            while process.poll() is None and time.monotonic() < deadline:
+                if kill_after_checkpoints is not None:
+                    now = {path.name for path in folder.glob("[0-9]*.npz")}
+                    if now - {path.name for path in start} and rng.random() < 0.3:
+                        process.kill()
+                time.sleep(0.003)
+            process.kill()
+        return process.returncode
+
+    rng = np.random.default_rng(7)
+    whole, torn = Run(tmp_path / "whole"), Run(tmp_path / "torn")
+    assert run_once(whole) == 0
+    kills = 0
+    while (code_of_run := run_once(torn, 1 if kills < 2 else None)) != 0:
+        assert code_of_run == -signal.SIGKILL
+        kills += 1
+        assert kills < 20
+    assert kills >= 2
+    for found, expected in zip(weights(torn), weights(whole), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert torn.evaluation() == whole.evaluation()
+    losses = [[each.loss for each in run.epochs()] for run in (whole, torn)]
+    assert losses[0] == losses[1]
+
+
+def test_two_runs_of_one_recipe_end_with_the_same_weights(tmp_path):
+    runs = [Run(tmp_path / name) for name in ("first", "second")]
+    for run in runs:
+        train(run, EVERYTHING)
+    for found, expected in zip(*map(weights, runs), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_plateau_lowers_the_rate_and_a_standstill_ends_the_run(tmp_path):
+    run = Run(tmp_path / "run")
+    train(
+        run,
+        [
+            *("epochs=20", "data.per_class=10", "optimizer.learning_rate=1e-9"),
+            *("schedule={kind: plateau, patience: 2, factor: 0.5, most_drops: 1}",),
+            *("early_stopping.patience=4", "checkpoints.snapshots=[1,3]"),
+        ],
+    )
+    epochs = run.epochs()
+    # The first epoch counts as a rise; two without one lower the rate, four end the run.
+    assert [each.epoch for each in epochs] == [1, 2, 3, 4, 5]
+    rates = [each.learning_rate for each in epochs]
+    assert rates == pytest.approx([1e-9, 1e-9, 1e-9, 5e-10, 5e-10])
+    names = sorted(path.name for path in (run.path / "snapshots").iterdir())
+    assert names == ["epoch_0001.npz", "epoch_0003.npz"]
+
+
+def test_the_best_epochs_weights_can_be_what_a_run_ends_with(tmp_path):
+    run = Run(tmp_path / "run")
+    # The second epoch's rate is so large that it can only do harm.
+    _, reports = train(
+        run,
+        [
+            *("epochs=2", "select=best", "data.per_class=100"),
+            "schedule={kind: staircase, epochs: [1], factors: [1000]}",
+        ],
+    )
+    epochs = run.epochs()
+    assert epochs[0].validation_accuracy > epochs[1].validation_accuracy
+    with np.load(run.path / "checkpoints" / "best.npz") as best:
+        found = [best[name] for name in best.files if name.endswith("logits/kernel")]
+    np.testing.assert_array_equal(weights(run)[-2], found[0])
+    assert run.evaluation().metrics["accuracy"].value > 0.3
+    assert reports
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_and_is_published_in_single_precision(tmp_path, precision):
+    run = Run(tmp_path / "run")
+    evaluation, _ = train(run, [f"precision={precision}", "epochs=6"])
+    assert evaluation.metrics["accuracy"].value > 0.8
+    from training.predictor import load_keras
+
+    model = load_keras(run.model)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch):
+    from training.checkpoint import Checkpoints, Place
+
+    checkpoints = Checkpoints(tmp_path, "hash", keep=2)
+    checkpoints.save(Place(epoch=1, images=10), {"w": np.arange(3)})
+
+    def full(path, data):
+        path.with_name(".half").write_bytes(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.checkpoint.write_atomically", full)
+    with pytest.raises(DataError, match=r"cannot be written: No space left.*go"):
+        checkpoints.save(Place(epoch=1, images=20), {"w": np.arange(4)})
+    place, state = checkpoints.load()
+    assert place.images == 10
+    np.testing.assert_array_equal(state["w"], np.arange(3))
+
+
+def test_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(tmp_path):
+    from training.checkpoint import Checkpoints, Place
+
+    checkpoints = Checkpoints(tmp_path, "hash", keep=2)
+    for epoch in (1, 2, 3):
+        checkpoints.save(Place(epoch=epoch), {"w": np.array(epoch)})
+    paths = sorted((tmp_path / "checkpoints").iterdir())
+    assert [path.name[:4] for path in paths] == ["0002", "0003"]
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])
+    assert checkpoints.load()[0].epoch == 2
+    with pytest.raises(DataError, match="another recipe"):
+        Checkpoints(tmp_path, "other", keep=2).load()
 
 
 def test_convzoo_train_exits_with_6_when_it_is_stopped_and_can_go_on(tmp_path):

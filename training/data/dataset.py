@@ -1,11 +1,13 @@
-"""What every source gives: uint8 images with class ids, in named parts.
+"""What every source gives: images with class ids, in named parts.
 
-Array names: n image, h row, w column, c channel.
+A source gives pixels at once (`Images`) or encoded files of any size (`Files`), which
+`training.data.store` decodes. Array names: n image, h row, w column, c channel.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +64,49 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Dataset:
+class Files:
+    """Encoded images (JPEG, PNG, WebP, BMP) of any size, read one by one when they are asked for.
+
+    Attributes:
+        names: What each is called, e.g. "train/cat/0001.jpg"; errors name it.
+        class_ids: int64 [N].
+        read: From a name to the file's bytes; may be called from several threads.
+    """
+
+    names: tuple[str, ...]
+    class_ids: Ids
+    read: Callable[[str], bytes]
+
+    def __post_init__(self) -> None:
+        """Checks that there is one class id a name.
+
+        Raises:
+            DataError: there is not.
+        """
+        if self.class_ids.shape != (len(self.names),):
+            raise DataError(
+                f"{len(self.names)} files came with labels of shape {list(self.class_ids.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: NDArray[np.bool_] | Ids) -> "Files":
+        """The files at `rows` (a mask or indices), in that order."""
+        ids = self.class_ids[rows]
+        places = np.arange(len(self))[rows]
+        return Files(tuple(self.names[place] for place in places), ids, self.read)
+
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each file's bytes, as hexadecimal digits."""
+        return tuple(hashlib.sha256(self.read(name)).hexdigest() for name in self.names)
+
+
+P = TypeVar("P", Images, Files)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset(Generic[P]):
     """A data set, split: the network learns on `train` alone and is measured on `test` once.
 
     Attributes:
@@ -74,11 +118,14 @@ class Dataset:
     """
 
     name: str
-    train: Images
-    validation: Images
-    test: Images
+    train: P
+    validation: P
+    test: P
     labels: tuple[str, ...]
-    about: Mapping[str, str] = field(default_factory=dict)
+
+    def parts(self) -> "dict[str, P]":
+        """The three parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def __post_init__(self) -> None:
         """Checks the class ids.
@@ -89,11 +136,7 @@ class Dataset:
         for part, images in (("train", self.train), ("test", self.test)):
             if not len(images):
                 raise DataError(f"The {part} part of {self.name!r} has no images.")
-        for part, images in (
-            ("train", self.train),
-            ("validation", self.validation),
-            ("test", self.test),
-        ):
+        for part, images in self.parts().items():
             ids = images.class_ids
             if len(ids) and (ids.min() < 0 or ids.max() >= len(self.labels)):
                 raise DataError(
@@ -102,19 +145,14 @@ class Dataset:
                     f"there are {len(self.labels)} labels, 0 to {len(self.labels) - 1}."
                 )
 
-    def sha256(self) -> str:
-        """One hash over all parts and the labels."""
-        parts = [self.train.sha256(), self.validation.sha256(), self.test.sha256(), *self.labels]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-
-def split_by_content(images: Images, fraction: float, salt: str) -> tuple[Images, Images]:
+def split_by_content(images: P, fraction: float, salt: str) -> tuple[P, P]:
     """Splits so that an image's own bytes decide where it goes.
 
     An image stays where it is when others come or go, and equal images are never torn apart.
 
     Args:
-        images: What to split.
+        images: What to split: pixels, or files.
         fraction: The share of the second part, 0..1; kept within sampling error.
         salt: Another salt gives another split.
 

@@ -1,0 +1,219 @@
+"""Every image once: read, decoded, looked at, and kept as uint8 at the size training needs.
+
+The same pass gives what `training.data.check` reports, so that a run that checks its data first
+reads it only once.
+
+Array names: n image, h row, w column, c channel.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.dataset import Dataset, Files, Ids, Images
+from training.data.sources import AnyDataset, AnyPart
+from zoo.errors import DataError, ImageError
+from zoo.preprocess import ImageLimits, Pixels, decode
+
+# Side of the gray thumbnails that near duplicates are found by.
+THUMBNAIL = 16
+
+# Files of a data set are the user's own: a photograph from a camera may be large.
+LIMITS = ImageLimits(max_bytes=64 << 20, max_pixels=200_000_000)
+
+# More bytes than this stay on disk, mapped, and not in memory.
+MOST_BYTES_IN_MEMORY = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What was seen of one part's images, as they came: one row an image that could be decoded.
+
+    Attributes:
+        names: What each image is called.
+        sizes: int64 [N, 3], height, width and channels.
+        hashes: SHA-256 of each image's decoded pixels.
+        thumbnails: uint8 [N, 16 * 16], gray.
+        class_ids: int64 [N].
+        corrupt: Name to reason, of the images that could not be decoded.
+    """
+
+    names: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    hashes: tuple[str, ...]
+    thumbnails: NDArray[np.uint8]
+    class_ids: Ids
+    corrupt: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A data set ready for training.
+
+    Attributes:
+        dataset: Its parts as uint8 arrays of one size.
+        seen: What was seen of each part.
+        originals: The images of the test part as they came, for people to look at.
+    """
+
+    dataset: Dataset[Images]
+    seen: dict[str, Seen]
+    originals: Callable[[int], Pixels]
+
+    def sha256(self) -> str:
+        """One hash over all images that are used, their order, parts and labels."""
+        digest = hashlib.sha256("\n".join(self.dataset.labels).encode())
+        for part, seen in self.seen.items():
+            digest.update(f"\n{part} {seen.sizes.tolist() if len(seen.sizes) < 2 else ''}".encode())
+            for each, class_id in zip(seen.hashes, seen.class_ids, strict=True):
+                digest.update(f"\n{each} {class_id}".encode())
+        return digest.hexdigest()
+
+
+def store(
+    dataset: AnyDataset,
+    to_pixels: Callable[[Pixels], Pixels],
+    shape: tuple[int, int, int],
+    *,
+    on_corrupt: str = "stop",
+    scratch: Path | None = None,
+) -> Stored:
+    """Decodes a whole data set and brings it to one size.
+
+    Args:
+        dataset: What a source gave.
+        to_pixels: From a decoded image to uint8 [H, W, C].
+        shape: (H, W, C).
+        on_corrupt: "stop" or "skip".
+        scratch: Where arrays too large for memory are kept, as files.
+
+    Raises:
+        DataError: an image is corrupt and `on_corrupt` is "stop", or none of a part is left;
+            names the first ones.
+    """
+    parts: dict[str, Images] = {}
+    seen: dict[str, Seen] = {}
+    kept: dict[str, NDArray[np.int64]] = {}
+    for name, part in dataset.parts().items():
+        place = scratch / f"{name}.pixels" if scratch is not None else None
+        parts[name], seen[name], kept[name] = _read(part, to_pixels, shape, place)
+    corrupt = {key: why for each in seen.values() for key, why in each.corrupt.items()}
+    if corrupt and on_corrupt == "stop":
+        listed = "; ".join(f"{key}: {why}" for key, why in list(corrupt.items())[:3])
+        more = f" (and {len(corrupt) - 3} more)" if len(corrupt) > 3 else ""
+        raise DataError(
+            f"{len(corrupt)} of the images cannot be used: {listed}{more}. "
+            "data.on_corrupt=skip leaves such images out and lists them."
+        )
+
+    def original(row: int) -> Pixels:
+        return _decoded(dataset.test, int(kept["test"][row]))
+
+    sized = Dataset(dataset.name, **parts, labels=dataset.labels)
+    return Stored(sized, seen, original)
+
+
+def look(dataset: AnyDataset) -> dict[str, Seen]:
+    """Decodes a whole data set and keeps no pixels: for checks alone."""
+    keep_none: Pixels = np.zeros((0, 0, 1), np.uint8)
+    return {
+        name: _read(part, lambda _: keep_none, (0, 0, 1), None)[1]
+        for name, part in dataset.parts().items()
+    }
+
+
+def _read(
+    part: AnyPart,
+    to_pixels: Callable[[Pixels], Pixels],
+    shape: tuple[int, int, int],
+    place: Path | None,
+) -> tuple[Images, Seen, NDArray[np.int64]]:
+    pixels = _empty(len(part), shape, place)
+    corrupt: dict[str, str] = {}
+    kept: list[int] = []
+    sizes, hashes, thumbnails = [], [], []
+
+    def one(row: int) -> tuple[int, Any]:
+        try:
+            image = _decoded(part, row)
+            digest = hashlib.sha256(image.tobytes()).hexdigest()
+            return row, (image.shape, digest, thumbnail(image), to_pixels(image))
+        except (ImageError, DataError) as error:
+            return row, str(error)
+
+    for row, found in _in_threads(one, len(part)):
+        if isinstance(found, str):
+            corrupt[_name(part, row)] = found
+            continue
+        size, digest, small, image = found
+        pixels[len(kept)] = image
+        kept.append(row)
+        sizes.append(size)
+        hashes.append(digest)
+        thumbnails.append(small)
+    rows = np.array(kept, dtype=np.int64)
+    ids = part.class_ids[rows]
+    seen = Seen(
+        tuple(_name(part, row) for row in kept),
+        np.array(sizes, dtype=np.int64).reshape(-1, 3),
+        tuple(hashes),
+        np.array(thumbnails, dtype=np.uint8).reshape(-1, THUMBNAIL**2),
+        ids,
+        corrupt,
+    )
+    return Images(pixels[: len(rows)], ids), seen, rows
+
+
+def _in_threads(one: Callable[[int], Any], number: int) -> Iterator[Any]:
+    """`one(0)`, `one(1)`, ... in order; a block at a time, so that few results wait."""
+    block = 1024
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, number, block):
+            yield from pool.map(one, range(start, min(number, start + block)))
+
+
+def _empty(number: int, shape: tuple[int, int, int], place: Path | None) -> Pixels:
+    whole = (number, *shape)
+    if place is not None and np.prod(whole, dtype=np.int64) > MOST_BYTES_IN_MEMORY:
+        mapped: Pixels = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=whole)
+        return mapped
+    return np.empty(whole, dtype=np.uint8)
+
+
+def _name(part: AnyPart, row: int) -> str:
+    return part.names[row] if isinstance(part, Files) else f"image {row}"
+
+
+def _decoded(part: AnyPart, row: int) -> Pixels:
+    if isinstance(part, Images):
+        pixels: Pixels = part.pixels_nhwc[row]
+        return pixels
+    return decode(part.read(part.names[row]), LIMITS)
+
+
+def thumbnail(pixels_hwc: Pixels) -> NDArray[np.uint8]:
+    """An image's mean gray in each field of a 16x16 grid, uint8 [256]."""
+    gray = pixels_hwc.mean(axis=2, dtype=np.float32)
+    rows, columns = (_shares(length) for length in gray.shape)
+    small: NDArray[np.uint8] = np.rint(rows @ gray @ columns.T).astype(np.uint8).ravel()
+    return small
+
+
+_SHARES: dict[int, NDArray[np.float32]] = {}
+
+
+def _shares(length: int) -> NDArray[np.float32]:
+    """[16, length]: how much of each of 16 equal fields each pixel covers; rows sum to 1."""
+    if length not in _SHARES:
+        edges = np.linspace(0, length, THUMBNAIL + 1)
+        pixel = np.arange(length)
+        covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+        _SHARES[length] = (np.clip(covered, 0, None) * THUMBNAIL / length).astype(np.float32)
+    return _SHARES[length]

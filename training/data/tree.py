@@ -1,0 +1,172 @@
+"""Images in class folders: a folder, a zip or a tar, read where they lie.
+
+    train/cat/001.jpg   test/cat/002.jpg        parts, then classes
+    cat/001.jpg   dog/002.png                   classes alone; the source splits them
+
+Anything above these (`cifar10/train/...`) is passed over. Nothing is unpacked onto the disk.
+"""
+
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from training.data.dataset import Files
+from zoo.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+MOST_FILE_BYTES = 64 << 20
+
+
+def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Finds the images below a folder or in an archive.
+
+    Args:
+        path: A folder, or a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz file.
+
+    Returns:
+        The files of each part ("train", "validation", "test"; all under "" when the folders name
+        classes alone), in the order of their names, and the class names in alphabetical order.
+
+    Raises:
+        DataError: no such file, no archive, or nothing in it that looks like class folders.
+    """
+    names, read = _open(path)
+    chosen = sorted(
+        name
+        for name in names
+        if PurePosixPath(name).suffix.lower() in SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    )
+    found = [PurePosixPath(name).parts for name in chosen]
+    if not found or any(len(parts) < 2 for parts in found):
+        loose = next((name for name in chosen if "/" not in name), "")
+        raise DataError(
+            f"{path} has no class folders with images"
+            + (f" ({loose} lies outside any folder)" if loose else "")
+            + "; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE "
+            f"({', '.join(SUFFIXES)})."
+        )
+    part_of, class_of = _places(found)
+    labels = tuple(sorted(set(class_of)))
+    class_ids = {label: number for number, label in enumerate(labels)}
+    parts = {}
+    for part in sorted(set(part_of)):
+        rows = [row for row, each in enumerate(part_of) if each == part]
+        parts[part] = Files(
+            tuple(chosen[row] for row in rows),
+            np.array([class_ids[class_of[row]] for row in rows], dtype=np.int64),
+            read,
+        )
+    return parts, labels
+
+
+def _places(found: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:
+    """The part and the class of each path."""
+    top = 0
+    while (
+        len({parts[top] for parts in found}) == 1
+        and all(len(parts) > top + 2 for parts in found)
+        and found[0][top].lower() not in PARTS
+    ):
+        top += 1
+    if all(parts[top].lower() in PARTS and len(parts) > top + 2 for parts in found):
+        return (
+            [PARTS[parts[top].lower()] for parts in found],
+            [parts[top + 1] for parts in found],
+        )
+    return [""] * len(found), [parts[top] for parts in found]
+
+
+def _open(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise DataError(f"There is no folder or archive {path}.")
+    if zipfile.is_zipfile(path):
+        return _open_zip(path)
+    try:
+        if tarfile.is_tarfile(path):
+            return _open_tar(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as an archive: {error}.") from error
+    raise DataError(f"{path} is no folder, zip or tar.")
+
+
+def _open_folder(folder: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+    def read(name: str) -> bytes:
+        try:
+            return (folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror}.") from error
+
+    return names, read
+
+
+def _open_zip(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} cannot be read as a zip: {error}.") from error
+    lock = threading.Lock()
+
+    def read(name: str) -> bytes:
+        try:
+            with lock:
+                if archive.getinfo(name).file_size > MOST_FILE_BYTES:
+                    raise DataError(f"{name} says it has more than {MOST_FILE_BYTES:,} bytes.")
+                return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            raise DataError(f"{name} in {path.name} is damaged: {error}.") from error
+
+    return [each.filename for each in archive.infolist() if not each.is_dir()], read
+
+
+def _open_tar(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    """Places in an uncompressed tar are read directly; a compressed one is read once, whole."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            places = {each.name: (each.offset_data, each.size) for each in archive if each.isfile()}
+    except tarfile.ReadError:
+        return _unpack(path)
+
+    def read(name: str) -> bytes:
+        offset, size = places[name]
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) != size:
+            raise DataError(f"{name} in {path.name} is truncated.")
+        return data
+
+    return places, read
+
+
+def _unpack(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                if member.isfile() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                    if member.size > MOST_FILE_BYTES:
+                        raise DataError(f"{member.name} has more than {MOST_FILE_BYTES:,} bytes.")
+                    file = archive.extractfile(member)
+                    contents[member.name] = file.read() if file is not None else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}.") from error
+    return contents, contents.__getitem__
