@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from training.recipe import FineTuning
-from zoo.artifact import KERAS_MODEL, file_sha256
+from training.run import Run
+from zoo.artifact import KERAS_MODEL, file_sha256, read_manifest
 from zoo.errors import DataError, UsageError
 from zoo.suggest import unknown
 
@@ -52,12 +53,22 @@ def sha256_of(settings: FineTuning | None) -> str:
     return file_sha256(file_of(settings.init_from))
 
 
-def reuse(model: Any, init_from: Path) -> Reused:
+def labels_of(init_from: Path) -> tuple[str, ...]:
+    """The classes of a published version or a run; none of a file of weights."""
+    if (init_from / KERAS_MODEL).is_file():
+        return read_manifest(init_from).labels
+    return Run(init_from).record().labels if (init_from / "recipe.json").is_file() else ()
+
+
+def reuse(model: Any, init_from: Path, labels: tuple[str, ...] = ()) -> Reused:
     """Copies every layer whose weights have the same name and shapes.
+
+    The last layer is copied only where the classes are the same, too.
 
     Args:
         model: The network to be trained.
         init_from: A published version, a run, a .keras file, or public weights of this network.
+        labels: The classes it is trained for.
 
     Raises:
         DataError: nothing fits.
@@ -74,6 +85,8 @@ def reuse(model: Any, init_from: Path) -> Reused:
     layers: list[str] = []
     new: dict[str, str] = {}
     initial: dict[str, Any] = {}
+    last = [layer.name for layer in model.layers if layer.weights][-1]
+    has_other_classes = labels_of(init_from) not in ((), labels)
     for layer in model.layers:
         if not layer.weights:
             continue
@@ -83,6 +96,8 @@ def reuse(model: Any, init_from: Path) -> Reused:
             new[layer.name] = "no layer of this name"
         elif (found := [tuple(each.shape) for each in other.weights]) != shapes:
             new[layer.name] = f"{_shapes(found)} there, {_shapes(shapes)} here"
+        elif layer.name == last and has_other_classes:
+            new[layer.name] = "other classes"
         else:
             layer.set_weights(other.get_weights())
             layers.append(layer.name)

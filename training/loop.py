@@ -35,6 +35,10 @@ from zoo.preprocess import Floats, Preprocessing
 # Steps between two looks at the clock, the signals and the progress bar.
 STEPS_PER_CALL = 50
 
+# What makes TensorBoard draw a number as a curve; `tf.summary.scalar` needs TensorBoard installed.
+SCALAR = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+SCALAR.data_class = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -114,6 +118,7 @@ class Loop:
                 strict=False,
             )
         )
+        self._writer: Any = None
         self._compile()
 
     def _compile(self) -> None:
@@ -351,11 +356,38 @@ class Loop:
                     waiting=round(waiting, 4),
                 )
             )
+            self._log(place, progress, loss, accuracy, rate)
             if place.epoch in self.recipe.checkpoints.snapshots:
                 with self._averaged():
                     self._checkpoints.save_snapshot(place.epoch, self._weights())
         if accuracy is not None:
             self._learn_from(place, accuracy)
+
+    def _log(
+        self,
+        place: Place,
+        progress: Progress,
+        validation_loss: float | None,
+        validation_accuracy: float | None,
+        rate: float,
+    ) -> None:
+        """The epoch's figures for TensorBoard."""
+        figures = {
+            "training/loss": progress.loss,
+            "training/accuracy": progress.accuracy,
+            "validation/loss": validation_loss,
+            "validation/accuracy": validation_accuracy,
+            "learning_rate": rate,
+            "images_per_s": progress.images_per_s,
+            "waiting": progress.waiting,
+        }
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.run.path / "tensorboard"))
+        with self._writer.as_default(step=place.epoch):
+            for name, value in figures.items():
+                if value is not None:
+                    tf.summary.write(name, tf.constant(value), metadata=SCALAR)
+        self._writer.flush()
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Loss and accuracy on the validation part, as the chief measures them."""

@@ -120,7 +120,7 @@ def _prepare_and_fit(
     if recipe.fine_tuning is not None:
         check_patterns(model, recipe.fine_tuning)
         if recipe.fine_tuning.init_from is not None:
-            reused = reuse(model, recipe.fine_tuning.init_from)
+            reused = reuse(model, recipe.fine_tuning.init_from, dataset.labels)
             talk(f"Reused: {', '.join(reused.layers)}")
             for name, why in reused.new.items():
                 talk(f"New: {name} ({why})")
