@@ -1,0 +1,149 @@
+"""Steps a second of `convzoo train`'s loop beside a plain Keras `fit`: same network, batch and data.
+
+    python benchmarks/training.py                       # the small networks
+    python benchmarks/training.py alexnet googlenet     # any of the catalog
+    python benchmarks/training.py --all                 # every one of them; hours on two cores
+
+Both take turns in one process, after a warm-up that compiles; the median of the rounds is reported,
+and the ratio of the two. Above 1 the loop is faster.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# A script's own folder comes first on the path, where this file would stand for the package.
+sys.path[0] = str(Path(__file__).parents[1])
+
+import numpy as np  # noqa: E402
+
+import zoo  # noqa: E402
+from zoo.quiet import import_tensorflow  # noqa: E402
+
+SMALL = ("lenet5", "lenet5_modern", "convnet", "alexnet_cifar", "resnet20", "xo")
+
+
+def main() -> None:
+    """Measures and prints a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", help=f"default: {' '.join(SMALL)}")
+    parser.add_argument("--all", action="store_true", help="every network of the catalog")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, help="steps a round; by the network's size")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    names = zoo.list_models() if arguments.all else arguments.networks or SMALL
+    import_tensorflow()
+    rows = []
+    for name in names:
+        row = measure(name, arguments.batch_size, arguments.steps, arguments.rounds)
+        rows.append(row)
+        if not arguments.json:
+            sys.stdout.write(
+                f"{row['network']:<22} keras fit {row['keras']:8.2f} steps/s   "
+                f"convzoo {row['convzoo']:8.2f} steps/s   ratio {row['ratio']:.2f}\n"
+            )
+            sys.stdout.flush()
+    if arguments.json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+
+
+def measure(name: str, batch_size: int, steps: int | None, rounds: int) -> dict[str, Any]:
+    """Median steps a second of both, and their ratio by round."""
+    macs = zoo.describe(name).macs
+    # Enough that what an epoch costs once, in either, does not decide.
+    steps = steps or (300 if macs < 1e7 else 60 if macs < 3e8 else 10)
+    rng = np.random.default_rng(1)
+    shape = zoo.describe(name).input.shape
+    classes = zoo.describe(name).num_classes
+    pixels = rng.integers(0, 256, (batch_size * steps, *shape)).astype(np.uint8)
+    ids = rng.integers(0, classes, len(pixels))
+    ours = loop_round(name, pixels, ids, batch_size)
+    keras_fit = fit_round(name, pixels, ids, batch_size)
+    ours()
+    keras_fit()
+    times: dict[str, list[float]] = {"convzoo": [], "keras": []}
+    for _ in range(rounds):
+        for key, one in (("keras", keras_fit), ("convzoo", ours)):
+            started = time.perf_counter()
+            one()
+            times[key].append(steps / (time.perf_counter() - started))
+    ratios = [a / b for a, b in zip(times["convzoo"], times["keras"], strict=True)]
+    return {
+        "network": name,
+        "batch_size": batch_size,
+        "keras": statistics.median(times["keras"]),
+        "convzoo": statistics.median(times["convzoo"]),
+        "ratio": statistics.median(ratios),
+    }
+
+
+def loop_round(name: str, pixels: Any, ids: Any, batch_size: int) -> Callable[[], None]:
+    """One epoch of this project's loop."""
+    from training import recipe as recipes
+    from training.checkpoint import Place
+    from training.data.dataset import Dataset, Images
+    from training.loop import Loop
+    from training.run import Run
+    from zoo.preprocess import Preprocessing, ScaleTo
+
+    recipe = recipes.validate(
+        {
+            "model": {"name": name},
+            "data": {"source": "xo"},
+            "optimizer": {"kind": "sgd", "learning_rate": 1e-4, "momentum": 0.9},
+            "epochs": 1,
+            "batch_size": batch_size,
+        },
+        "benchmark",
+    )
+    spec = zoo.describe(name)
+    images = Images(pixels, ids)
+    none = images.take(np.arange(0))
+    labels = tuple(map(str, range(spec.num_classes)))
+    loop = Loop(
+        recipe,
+        zoo.create(name),
+        Dataset("benchmark", images, none, images, labels),
+        Preprocessing(input=spec.input, input_steps=(ScaleTo(),)),
+        {},
+        Run(Path(tempfile.mkdtemp())),
+    )
+
+    def one() -> None:
+        loop._fit_epoch(Place(), lambda _: None, threading.Event())  # noqa: SLF001
+
+    return one
+
+
+def fit_round(name: str, pixels: Any, ids: Any, batch_size: int) -> Callable[[], None]:
+    """One epoch of Keras's."""
+    import keras
+    import tensorflow as tf
+
+    model = zoo.create(name)
+    model.compile(
+        keras.optimizers.SGD(1e-4, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    dataset = (
+        tf.data.Dataset.from_tensor_slices((pixels, ids))
+        .shuffle(len(pixels))
+        .batch(batch_size)
+        .map(lambda x, y: (tf.cast(x, tf.float32) / 255, y), num_parallel_calls=2)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    return lambda: model.fit(dataset, epochs=1, verbose=0) and None
+
+
+if __name__ == "__main__":
+    main()
