@@ -5,6 +5,7 @@
 
     ConvzooError
     +-- UsageError               2
+    |   +-- ExplainError
     +-- DataError                3
     |   +-- ImageError
     +-- ArtifactError            3
@@ -25,6 +26,10 @@ class UsageError(ConvzooError):
     """A name, key or value that cannot be used."""
 
     exit_code = 2
+
+
+class ExplainError(UsageError):
+    """An explanation that this network, layer or engine cannot give; says which can."""
 
 
 class DataError(ConvzooError):

@@ -1,0 +1,301 @@
+"""Methods that look over a data set, or over several networks: top patches, evolution, sanity."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.errors import ExplainError, UsageError
+from zoo.explain.deconvnet import Patch, top_patches
+from zoo.explain.evolution import evolution
+from zoo.explain.methods import Subject, explain, find
+from zoo.explain.probe import Floats, Probe, require_maps
+from zoo.explain.sanity import weight_randomisation
+from zoo.explain.source import Source
+from zoo.preprocess import decode
+from zoo.suggest import unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 64
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOST_CHANNELS = 24
+
+# What each method's attribution is called among its arrays.
+ATTRIBUTIONS = {
+    "saliency": "saliency",
+    "guided_backpropagation": "attribution",
+    "grad_cam": "upsampled",
+    "guided_grad_cam": "attribution",
+    "integrated_gradients": "attribution",
+    "deconvnet": "projection",
+    "occlusion": "drop",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One of these methods, as `Method` describes the others."""
+
+    title: str
+    paper: str
+    options: tuple[str, ...]
+    takes_layer: bool = True
+    takes_target: bool = False
+
+
+OVERVIEWS: Mapping[str, Overview] = {
+    "top_patches": Overview("Top patches of a data set", "zeiler2014", ("channels", "count")),
+    "evolution": Overview("Feature evolution over a run", "zeiler2014", ("channel",)),
+    "sanity": Overview(
+        "Weight-randomisation check of a method", "adebayo2018", ("of", "seed"), takes_target=True
+    ),
+}
+
+
+def overview(
+    source: Source,
+    method: str,
+    *,
+    image: Path | None,
+    data: Path | None,
+    layer: str | None,
+    target: str | None,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], "Image"]:
+    """Runs one of them: what it found, as JSON has it, and its picture.
+
+    Raises:
+        UsageError: something it needs is not given, or an option that it has not.
+    """
+    for name in options:
+        if name not in OVERVIEWS[method].options:
+            raise UsageError(f"{method}: {unknown('option', name, OVERVIEWS[method].options)}")
+    if method == "sanity":
+        return _sanity(source, image, layer, target, options)
+    if data is None:
+        raise UsageError(f"{method} looks over images; --data names their folder.")
+    if layer is None:
+        raise UsageError(f"{method} needs --layer; --layers lists them.")
+    run: Callable[..., tuple[dict[str, Any], Image]] = (
+        _top_patches if method == "top_patches" else _evolution
+    )
+    return run(source, data, layer, options)
+
+
+def _probe(path: Path) -> Any:
+    from zoo.quiet import import_tensorflow
+
+    import_tensorflow()
+    from zoo.keras_probe import load_probe
+
+    return load_probe(path)
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The images of a folder and its subfolders, by name.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise UsageError(f"There is no image ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
+    return found
+
+
+def _batches(source: Source, paths: list[Path]) -> Iterator[Floats]:
+    for start in range(0, len(paths), BATCH):
+        pixels = np.stack(
+            [
+                source.preprocessing.to_pixels(decode(path.read_bytes()))
+                for path in paths[start : start + BATCH]
+            ]
+        )
+        yield source.preprocessing.to_input(pixels, source.arrays)
+
+
+def _top_patches(
+    source: Source, data: Path, layer: str, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], "Image"]:
+    from zoo.explain import render
+
+    paths = image_paths(data)
+    probe = _probe(source.keras_file)
+    channels = options.get("channels")
+    if channels is None:
+        channels = list(range(min(MOST_CHANNELS, require_maps(probe, layer).output_shape[2])))
+    if isinstance(channels, int):
+        channels = [channels]
+    found = top_patches(
+        probe, _batches(source, paths), layer, channels, count=int(options.get("count", 9))
+    )
+    is_bgr = source.preprocessing.input.colour == "bgr"
+    panels = []
+    for channel, patches in found.items():
+        projected = render.tiles(
+            [render.signed(_padded(each.projection_hwc, patches).sum(-1)) for each in patches],
+            columns=3,
+        )
+        pixels = render.tiles(
+            [render.natural(_padded(each.pixels_hwc, patches), is_bgr=is_bgr) for each in patches],
+            columns=3,
+        )
+        panels.append((f"map {channel}", _beside(projected, pixels)))
+    picture = _in_rows(render.page, panels, f"{source.name}: top patches of {layer}")
+    plain = {
+        "method": "top_patches",
+        "layer": layer,
+        "images": len(paths),
+        "maps": {
+            str(channel): [
+                {
+                    "file": str(paths[each.index]),
+                    "activation": each.activation,
+                    "place": list(each.place),
+                    "box": each.box._asdict(),
+                }
+                for each in patches
+            ]
+            for channel, patches in found.items()
+        },
+    }
+    return plain, picture
+
+
+def _padded(array_hwc: Floats, patches: tuple[Patch, ...]) -> Floats:
+    """Brought to the size of the largest patch: those at the edge are cut."""
+    height = max(each.pixels_hwc.shape[0] for each in patches)
+    width = max(each.pixels_hwc.shape[1] for each in patches)
+    padded = np.full((height, width, array_hwc.shape[2]), array_hwc.flat[0], np.float32)
+    padded[: array_hwc.shape[0], : array_hwc.shape[1]] = array_hwc
+    return padded
+
+
+def _beside(left: "Image", right: "Image") -> "Image":
+    from PIL import Image
+
+    sheet = Image.new("RGB", (left.width + right.width + 6, left.height), (255, 255, 255))
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width + 6, 0))
+    return sheet
+
+
+def _in_rows(
+    page: Callable[..., "Image"], panels: list[tuple[str, "Image"]], title: str, across: int = 3
+) -> "Image":
+    from PIL import Image
+
+    rows = [
+        page(title if start == 0 else "", panels[start : start + across])
+        for start in range(0, len(panels), across)
+    ]
+    width = max(row.width for row in rows)
+    sheet = Image.new("RGB", (width, sum(row.height for row in rows)), (255, 255, 255))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _evolution(
+    source: Source, data: Path, layer: str, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], "Image"]:
+    from zoo.explain import render
+
+    if not source.epochs:
+        raise UsageError(f"{source.name} kept no epochs; a run has them as epochs/<epoch>.keras.")
+    probes: dict[int, Probe] = {epoch: _probe(path) for epoch, path in source.epochs.items()}
+    paths = image_paths(data)
+    images = np.concatenate(list(_batches(source, paths)))
+    channel = int(options.get("channel", 0))
+    stages = evolution(probes, images, layer, channel)
+    patches = tuple(stage.patch for stage in stages)
+    panels = [
+        (
+            f"epoch {stage.epoch}",
+            render.enlarged(
+                render.signed(_padded(stage.patch.projection_hwc, patches).sum(-1)), 120
+            ),
+        )
+        for stage in stages
+    ]
+    plain = {
+        "method": "evolution",
+        "layer": layer,
+        "channel": channel,
+        "stages": [
+            {
+                "epoch": stage.epoch,
+                "file": str(paths[stage.patch.index]),
+                "activation": stage.patch.activation,
+                "place": list(stage.patch.place),
+            }
+            for stage in stages
+        ],
+    }
+    return plain, render.page(f"{source.name}: map {channel} of {layer}", panels)
+
+
+def _sanity(
+    source: Source,
+    image: Path | None,
+    layer: str | None,
+    target: str | None,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], "Image"]:
+    from zoo.explain import render
+    from zoo.explain.cli import class_id
+
+    of = str(options.get("of", "grad_cam"))
+    if of not in ATTRIBUTIONS:
+        raise UsageError(f"sanity: {unknown('attribution method', of, ATTRIBUTIONS)}")
+    if image is None:
+        raise UsageError("Which image? sanity explains one, again and again.")
+    find(of)
+    trained = source.subject(_probe(source.keras_file), image.read_bytes())
+    first = explain(trained, of, layer=layer, target=class_id(target, source.labels))
+    # The same layer, class and unit all the way: else another question would be asked each time.
+    place: dict[str, Any] = {}
+    if of == "deconvnet":
+        where = first.facts["place"]
+        place = {"channel": where[-1]}
+        if len(where) == 3:
+            place |= {"row": where[0], "column": where[1]}
+
+    def attribution(probe: Probe) -> Floats:
+        subject = Subject(
+            probe, trained.pixels_hwc, trained.image_hwc, trained.input, trained.labels
+        )
+        found = explain(subject, of, layer=first.layer, target=first.target, options=place)
+        array: Floats = found.arrays[ATTRIBUTIONS[of]]
+        return array
+
+    if np.ptp(first.arrays[ATTRIBUTIONS[of]]) == 0:
+        raise ExplainError(f"{of} says the same of every pixel here; another image may help.")
+    steps = weight_randomisation(
+        trained.probe,  # type: ignore[arg-type]  # a Keras probe, which can be randomised
+        attribution,
+        seed=int(options.get("seed", 0)),
+    )
+    plain = {
+        "method": "sanity",
+        "of": of,
+        "layer": first.layer,
+        "target": first.target,
+        "steps": [
+            {"layer": each.layer, "rank": each.rank, "signed_rank": each.signed_rank}
+            for each in steps
+        ],
+    }
+    lines = [
+        ("rank correlation", [1.0, *(max(0.0, each.rank) for each in steps)]),
+        ("with signs", [1.0, *(max(0.0, each.signed_rank) for each in steps)]),
+    ]
+    chart = render.curve(list(range(len(steps) + 1)), lines)
+    note = "randomised, one after the other: " + ", ".join(each.layer for each in steps)
+    return plain, render.page(f"{of} against random weights", [("", chart)], note[:160])
