@@ -9,16 +9,24 @@ from zoo.artifact import Array
 from zoo.preprocess import Floats
 
 
-def write_ir(saved_model: Path, outputs: Sequence[str], place: Path) -> None:
+CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def write_ir(
+    saved_model: Path, outputs: Sequence[str], place: Path, layers: Sequence[str] = ()
+) -> None:
     """Converts a SavedModel into OpenVINO's IR, in fp32, with a batch of any size.
 
     Args:
         saved_model: A SavedModel whose `serving_default` takes `image`.
         outputs: The outputs' names, as the signature has them.
         place: Where `<name>.xml` goes; `<name>.bin` lies beside it.
+        layers: More outputs of the signature, "layer/<name>" each. They become names of tensors
+            inside the network, so that explanations find them, and no outputs of it.
     """
     model = ov.Core().read_model(saved_model)
     _name_ports(model, outputs)
+    _keep_names(model, layers)
     place.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(model, place, compress_to_fp16=False)
 
@@ -36,6 +44,44 @@ def _name_ports(model: ov.Model, outputs: Sequence[str]) -> None:
             known = [sorted(port.get_names()) for port in model.outputs]
             raise ValueError(f"No output {name!r} after conversion; there are {known}.")
         port.get_tensor().set_names({name})
+
+
+def _keep_names(model: ov.Model, layers: Sequence[str]) -> None:
+    """Moves the layers' names from outputs of the network to the tensors inside it.
+
+    The converter computes with channels first and turns what leaves the network. The name goes to
+    the tensor before that turn, as "layer/<name>/nchw"; what is not turned is "layer/<name>".
+    """
+    for layer in layers:
+        result = next(
+            (each for each in model.get_results() if layer in each.output(0).get_names()), None
+        )
+        if result is None:
+            continue  # the same tensor as an output's, e.g. the logits
+        source = result.input_value(0)
+        names = set(source.get_names())
+        if _turns(source.get_node()) == CHANNELS_LAST:
+            inner = source.get_node().input_value(0)
+            inner.get_tensor().add_names({f"{layer}/nchw"})
+            source.get_tensor().set_names(names - {layer})
+        else:
+            source.get_tensor().add_names({layer})
+        model.remove_result(result)
+    for node in model.get_ordered_ops():
+        if _turns(node) == CHANNELS_LAST:
+            # Turned only to be given out, and turned back for what comes next.
+            for target in list(node.output(0).get_target_inputs()):
+                if _turns(target.get_node()) == CHANNELS_FIRST:
+                    target.get_node().output(0).replace(node.input_value(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _turns(node: ov.Node) -> list[int] | None:
+    """The order into which a node brings its axes; None when it does not."""
+    if node.get_type_name() != "Transpose":
+        return None
+    order = node.input_value(1).get_node()
+    return [int(axis) for axis in order.get_data()] if order.get_type_name() == "Constant" else None
 
 
 def run_ir(path: Path, image_nhwc: Floats) -> dict[str, Array]:

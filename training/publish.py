@@ -107,8 +107,8 @@ def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) 
 
     talk("OpenVINO fp32")
     with tempfile.TemporaryDirectory() as scratch:
-        export(model, Path(scratch), {"serving_default": OUTPUTS})
-        openvino.write_ir(Path(scratch), OUTPUTS, draft.path / OPENVINO_FP32)
+        layers = export_with_layers(model, Path(scratch))
+        openvino.write_ir(Path(scratch), OUTPUTS, draft.path / OPENVINO_FP32, layers)
 
     engines = {
         "openvino": EngineRecord(
@@ -179,6 +179,26 @@ def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, 
     tf.saved_model.save(
         module, str(place), {name: signature(outputs) for name, outputs in signatures.items()}
     )
+
+
+def export_with_layers(model: keras.Model, place: Path) -> tuple[str, ...]:
+    """Writes a SavedModel that gives every layer's output too, as "layer/<name>".
+
+    Returns:
+        Those names. Layers before the first and behind the logits' own are left out.
+    """
+    inner = {f"layer/{layer.name}": layer.output for layer in model.layers[1:]}
+    whole = keras.Model(model.input, {**inner, "logits": model.output})
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), name="image")])
+    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        every = dict(whole(image, training=False))
+        return {**every, "probabilities": tf.nn.softmax(every["logits"])}
+
+    tf.saved_model.save(module, str(place), {"serving_default": answer})
+    return tuple(inner)
 
 
 def outputs_of(model: keras.Model, image_nhwc: Floats) -> dict[str, Array]:

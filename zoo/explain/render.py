@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Rgb = NDArray[np.uint8]
 
-PAPER, INK, FAINT = (255, 255, 255), (27, 31, 36), (108, 117, 125)
+PAPER, INK, FAINT, LINE = (255, 255, 255), (27, 31, 36), (108, 117, 125), (206, 212, 218)
 # From zero to the largest: dark to light through violet and orange, even in lightness.
 HEAT = np.array(
     [(13, 8, 35), (75, 15, 109), (151, 39, 104), (221, 81, 58), (252, 165, 10), (252, 255, 164)],
@@ -113,11 +113,11 @@ def tiles(maps: Sequence[Rgb], *, columns: int | None = None, side: int = TILE) 
     width, height = shown[0].size
     rows = -(-len(shown) // across)
     across = min(across, len(shown))
-    page = Image.new("RGB", (across * (width + 2) - 2, rows * (height + 2) - 2), PAPER)
+    sheet = Image.new("RGB", (across * (width + 3) + 3, rows * (height + 3) + 3), LINE)
     for index, each in enumerate(shown):
         row, column = divmod(index, across)
-        page.paste(each, (column * (width + 2), row * (height + 2)))
-    return page
+        sheet.paste(each, (3 + column * (width + 3), 3 + row * (height + 3)))
+    return sheet
 
 
 def font(size: int = 13) -> "FreeTypeFont | ImageFont":

@@ -84,12 +84,18 @@ def _band(step: Mapping[str, Any], arrays: Mapping[str, Floats], subject: Subjec
     title = f"{step['layer']}  ({step['kind']}, {'x'.join(map(str, step['shape']))})"
     words = [font(17).getlength(title), font(13).getlength(formula)]
     across = maps.width + sum(len(grid[0]) * CELL + 56 for _, grid, _ in grids) + 32
-    tallest = max([maps.height, *(len(grid) * CELL + 20 for _, grid, _ in grids)])
+    votes = largest_votes(unit)
+    across = max(across, maps.width + 24 + 300 * bool(votes))
+    tallest = max(
+        [maps.height, 18 * len(votes), *(len(grid) * CELL + 20 for _, grid, _ in grids)]
+    )
     sheet = Image.new("RGB", (int(max(across, *words)) + 2 * LEFT, tallest + 80), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((LEFT, 8), title, INK, font=font(17))
     draw.text((LEFT, 34), formula, INK, font=font(13))
     sheet.paste(maps, (LEFT, 62))
+    for row, line in enumerate(votes):
+        draw.text((LEFT + maps.width + 24, 60 + 18 * row), line, INK, font=font(13))
     left = LEFT + maps.width + 32
     for index, (name, grid, top) in enumerate(grids):
         if index:
@@ -99,6 +105,18 @@ def _band(step: Mapping[str, Any], arrays: Mapping[str, Floats], subject: Subjec
         _numbers(draw, grid, (left, 80), top)
         left += len(grid[0]) * CELL + 56
     return sheet
+
+
+def largest_votes(unit: Mapping[str, Any] | None, count: int = 6) -> list[str]:
+    """The inputs that count most in a dense unit, with what they give; none for other units."""
+    if unit is None or unit["operation"] != "dense":
+        return []
+    products = np.array(unit["patch"]) * np.array(unit["kernel"])
+    most = np.argsort(-np.abs(products), kind="stable")[:count]
+    return ["largest votes"] + [
+        f"from {i}: {unit['patch'][i]:.3f} x {unit['kernel'][i]:.3f} = {products[i]:+.3f}"
+        for i in most
+    ]
 
 
 def _maps(output: Floats) -> "Image":
