@@ -133,6 +133,97 @@ class ClassifyImagesReply:
     request_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ExplainCall:
+    """One image, one method of explanation.
+
+    Attributes:
+        target: The model.
+        method: Its name.
+        image: An encoded image as it arrived; a few methods need none.
+        layer: The layer to look at; the method's choice when None.
+        explained: The class to explain, by label or id; the network's best when None.
+        options: The method's own.
+        is_picture: Whether a PNG is wanted in place of arrays.
+        deadline: As in `PredictCall`.
+        request_id: Likewise.
+    """
+
+    target: Target
+    method: str
+    image: bytes = b""
+    layer: str | None = None
+    explained: str | int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_picture: bool = False
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainReply:
+    """What a method found: arrays by name and facts as JSON has them, or a PNG."""
+
+    model: str
+    version: int
+    method: str
+    layer: str | None
+    class_id: int | None
+    label: str | None
+    arrays: Mapping[str, Array]
+    facts: Mapping[str, Any]
+    picture: bytes = b""
+    timings: Timings = Timings()
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """A layer of a version, and the methods that can look at it."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parents: tuple[str, ...]
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRecord:
+    """A method as this server can run it for a version.
+
+    `options` is the JSON Schema of its options; `problem` says why it cannot run, when it cannot.
+    """
+
+    name: str
+    title: str
+    paper: str
+    takes_layer: bool
+    needs_layer: bool
+    takes_target: bool
+    needs_image: bool
+    options: Mapping[str, Any]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayersReply:
+    """What of a version can be looked into.
+
+    `image_size` is the height and width that images must have, where the version does not resize
+    them; None where any size works.
+    """
+
+    model: str
+    version: int
+    labels: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    colour: str
+    image_size: tuple[int, int] | None
+    layers: tuple[LayerRecord, ...]
+    methods: tuple[MethodRecord, ...]
+
+
 class VersionState(enum.StrEnum):
     """The states of TF Serving's `ModelVersionStatus`; a version moves downwards only."""
 

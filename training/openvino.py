@@ -8,7 +8,6 @@ import openvino as ov
 from zoo.artifact import Array
 from zoo.preprocess import Floats
 
-
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 

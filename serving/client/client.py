@@ -16,6 +16,8 @@ from serving.client.images import Image, is_one_image
 from serving.client.inputs import Inputs
 from serving.client.results import (
     Classification,
+    Explanation,
+    Layers,
     Metadata,
     ModelStatus,
     Outcome,
@@ -29,7 +31,7 @@ from serving.client.transports import (
     open_async_transport,
     open_transport,
 )
-from serving.messages import Target
+from serving.messages import ExplainCall, Target
 
 T = TypeVar("T")
 
@@ -306,6 +308,59 @@ class Client:
         batches = gather(images, batch_size)
         return stream(batches, ask, concurrency=concurrency, progress=progress)
 
+    def layers(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Layers:
+        """What of a version can be looked into: its layers, and the methods for each."""
+        return self._run(self._core.layers(Target(model, version, label), timeout_s))
+
+    def explain(
+        self,
+        model: str,
+        image: Image | None,
+        *,
+        method: str,
+        layer: str | None = None,
+        target: str | int | None = None,
+        options: Mapping[str, object] | None = None,
+        as_picture: bool = False,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Explanation:
+        """Looks inside a network while an image goes through it.
+
+        Args:
+            model: The model's name.
+            image: As in `classify`; None for the methods that need none (filters, class_model).
+            method: A name of `layers(model).methods`.
+            layer: The layer to look at; the method's own choice when None.
+            target: The class to explain, by label or class id; the network's best when None.
+            options: The method's own, e.g. {"patch": 8}.
+            as_picture: A PNG in place of arrays.
+            version: A version; the newest when None.
+            label: A version label, e.g. "stable".
+            timeout_s: In place of the client's.
+
+        Raises:
+            InvalidInputError: no such method, layer, class or option.
+            UnsupportedError: this server, or this version, cannot.
+        """
+        call = ExplainCall(
+            target=Target(model, version, label),
+            method=method,
+            layer=layer,
+            explained=target,
+            options=options or {},
+            is_picture=as_picture,
+        )
+        return self._run(self._core.explain(call, image, timeout_s))
+
     def metadata(
         self,
         model: str,
@@ -531,6 +586,42 @@ class AsyncClient:
         check_streaming(batch_size, concurrency)
         batches = gather(images, batch_size)
         return stream_async(batches, ask, concurrency=concurrency, progress=progress)
+
+    async def layers(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Layers:
+        """What of a version can be looked into: its layers, and the methods for each."""
+        return await self._run(self._core.layers(Target(model, version, label), timeout_s))
+
+    async def explain(
+        self,
+        model: str,
+        image: Image | None,
+        *,
+        method: str,
+        layer: str | None = None,
+        target: str | int | None = None,
+        options: Mapping[str, object] | None = None,
+        as_picture: bool = False,
+        version: int | None = None,
+        label: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Explanation:
+        """Looks inside a network; see `Client.explain`."""
+        call = ExplainCall(
+            target=Target(model, version, label),
+            method=method,
+            layer=layer,
+            explained=target,
+            options=options or {},
+            is_picture=as_picture,
+        )
+        return await self._run(self._core.explain(call, image, timeout_s))
 
     async def metadata(
         self,

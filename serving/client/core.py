@@ -7,7 +7,7 @@ with asyncio. So deadlines, retries and checks are written once, and the two can
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from serving.client.address import PROTOCOLS, Address, Protocol
@@ -33,8 +33,12 @@ from serving.client.images import Image, encode_image
 from serving.client.inputs import Inputs, check_inputs, check_outputs, choose_signature
 from serving.client.results import (
     Classification,
+    Explanation,
     LabelScore,
+    Layer,
+    Layers,
     Metadata,
+    Method,
     ModelStatus,
     Prediction,
     Signature,
@@ -48,6 +52,7 @@ from serving.errors import UnsupportedError as NoFormError
 from serving.messages import (
     DEFAULT_SIGNATURE,
     ClassifyImagesCall,
+    ExplainCall,
     ModelMetadata,
     PredictCall,
     Target,
@@ -217,6 +222,50 @@ class Core:
             )
             for row in reply.results
         ]
+
+    def layers(self, target: Target, timeout_s: float | None) -> Steps[Layers]:
+        """What of a version can be looked into."""
+        deadline = self.deadline(timeout_s)
+        question = (yield from self._spoken(deadline)).layers(target)
+        reply = yield from self._ask(question, deadline, target.model)
+        return Layers(
+            model=reply.model,
+            version=reply.version,
+            labels=reply.labels,
+            input_shape=reply.input_shape,
+            image_size=reply.image_size,
+            layers=tuple(Layer(**asdict(each)) for each in reply.layers),
+            methods=tuple(Method(**asdict(each)) for each in reply.methods),
+        )
+
+    def explain(
+        self, call: ExplainCall, image: Image | None, timeout_s: float | None
+    ) -> Steps[Explanation]:
+        """Sends an image and asks what the network sees in it."""
+        deadline = self.deadline(timeout_s)
+        if image is not None:
+            call = replace(call, image=encode_image(image))
+        question = (yield from self._spoken(deadline)).explain(call)
+        reply = yield from self._ask(question, deadline, call.target.model)
+        for array in reply.arrays.values():
+            array.flags.writeable = False
+        return Explanation(
+            model=reply.model,
+            version=reply.version or None,
+            request_id=reply.request_id,
+            method=reply.method,
+            layer=reply.layer,
+            class_id=reply.class_id,
+            label=reply.label,
+            arrays=reply.arrays,
+            facts=reply.facts,
+            picture=reply.picture,
+            timings=Timings(
+                decode_s=reply.timings.decode_s,
+                queue_s=reply.timings.queue_s,
+                execute_s=reply.timings.execute_s,
+            ),
+        )
 
     def metadata(self, target: Target, timeout_s: float | None) -> Steps[Metadata]:
         """What a version takes and gives, asked anew."""

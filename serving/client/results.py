@@ -410,6 +410,119 @@ class ModelStatus(Result):
         return "\n".join(lines)
 
 
+class Layer(Result):
+    """One layer of a network, and the methods that can look at it.
+
+    Attributes:
+        name: Its name.
+        kind: Its Keras class.
+        shape: Of its output: (height, width, channels), or (units,).
+        parents: The layers it takes from.
+        methods: What `explain` can do with it.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parents: tuple[str, ...]
+    methods: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind}) {'x'.join(map(str, self.shape))}"
+
+
+class Method(Result):
+    """A method of explanation, as the server can run it for a version.
+
+    Attributes:
+        name: What `explain` calls it.
+        title: What the literature calls it.
+        paper: Its key in the bibliography.
+        takes_layer: Whether a layer can be chosen.
+        needs_layer: Whether one must be.
+        takes_target: Whether a class can be chosen.
+        needs_image: Whether it looks at an image.
+        options: The JSON Schema of its options.
+        problem: Why the server cannot run it; empty when it can.
+    """
+
+    name: str
+    title: str
+    paper: str
+    takes_layer: bool
+    needs_layer: bool
+    takes_target: bool
+    needs_image: bool
+    options: Mapping[str, Any]
+    problem: str
+
+
+class Layers(Result):
+    """What of a version can be looked into.
+
+    Attributes:
+        model: The model's name.
+        version: The version that answered.
+        labels: The names of its classes.
+        input_shape: (height, width, channels).
+        image_size: (height, width) that images must have; None where any size works.
+        layers: Its layers, in order.
+        methods: The methods.
+    """
+
+    model: str
+    version: int
+    labels: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    image_size: tuple[int, int] | None
+    layers: tuple[Layer, ...]
+    methods: tuple[Method, ...]
+
+    def __getitem__(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"No layer {name!r}; there are {', '.join(x.name for x in self.layers)}.")
+
+    def __str__(self) -> str:
+        return "\n".join(str(layer) for layer in self.layers)
+
+
+class Explanation(Answer):
+    """What a method found.
+
+    Attributes:
+        method: Its name.
+        layer: The layer it looked at, if one.
+        class_id: The class it explained, if one.
+        label: Its label.
+        arrays: What it gives, by name; read-only.
+        facts: Numbers and words that belong to it.
+        picture: A PNG, when one was asked for in place of arrays.
+        timings: Where the server's time went.
+    """
+
+    method: str
+    layer: str | None
+    class_id: int | None
+    label: str | None
+    arrays: Mapping[str, Array]
+    facts: Mapping[str, Any]
+    picture: bytes = b""
+    timings: Timings
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.arrays:
+            raise KeyError(f"No array {name!r}; there are {', '.join(self.arrays) or 'none'}.")
+        return self.arrays[name]
+
+    def __str__(self) -> str:
+        of = f" of {self.layer}" if self.layer else ""
+        what = f" for {self.label!r}" if self.label is not None else ""
+        shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in self.arrays.items())
+        return f"{self.name}: {self.method}{of}{what}: {shapes or f'{len(self.picture)} bytes PNG'}"
+
+
 def _frame(columns: Mapping[str, Any]) -> "pd.DataFrame":
     try:
         import pandas as pd  # pyright: ignore[reportMissingImports]

@@ -4,8 +4,9 @@ Array names: n image, h row, w column, c channel, k class.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from serving.core import engine as engines
 from serving.core.batching import Batcher, Batching
 from serving.core.checks import check_call
+from serving.core.explain import Explainer
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -27,7 +29,10 @@ from serving.messages import (
     Array,
     ClassifyImagesCall,
     ClassifyImagesReply,
+    ExplainCall,
+    ExplainReply,
     LabelScore,
+    LayersReply,
     ModelMetadata,
     PredictCall,
     PredictReply,
@@ -103,6 +108,7 @@ class Servable:
             )
         self._batching = batching
         self._batchers: dict[str, Batcher] = {}
+        self._explainer = Explainer(model, version, path, self.manifest, self._arrays)
 
     def _prove(self, path: Path) -> float:
         """Replays the golden records; returns the seconds a batch of one takes.
@@ -255,6 +261,26 @@ class Servable:
             for row, best in zip(probabilities_nk, best_nk, strict=True)
         )
 
+    async def explain(self, call: ExplainCall) -> ExplainReply:
+        """Looks inside while an image goes through; see `Explainer.explain`."""
+        with self._busy():
+            return await self._explainer.explain(call)
+
+    async def layers(self, deadline: float | None) -> LayersReply:
+        """What of this version can be looked into."""
+        with self._busy():
+            return await self._explainer.layers(deadline)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._is_idle.set()
+
     def metadata(self, versions: tuple[int, ...]) -> ModelMetadata:
         """What this version takes and gives."""
         return ModelMetadata(
@@ -284,4 +310,5 @@ class Servable:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
         self._batchers.clear()
+        self._explainer.close()
         self._loaded.close()

@@ -10,6 +10,9 @@ from serving.errors import DeadlineExceededError, NotReadyError, code_of
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
+    ExplainCall,
+    ExplainReply,
+    LayersReply,
     ModelMetadata,
     ModelStatus,
     PredictCall,
@@ -77,6 +80,29 @@ class Service:
         rows = len(call.images)
         self._metrics.answered(reply.model, reply.version, "classify", rows, reply.timings)
         return reply
+
+    async def explain(self, call: ExplainCall) -> ExplainReply:
+        """Looks inside a model while an image goes through.
+
+        Raises:
+            ServingError: see `serving.errors`.
+        """
+        with self._counted(call.target.model, "explain"):
+            self._admit(call.deadline)
+            servable = self._repository.find(call.target)
+            reply = await servable.explain(replace(call, deadline=self._deadline(call.deadline)))
+        self._metrics.answered(reply.model, reply.version, "explain", 1, reply.timings)
+        return reply
+
+    async def layers(self, target: Target, deadline: float | None = None) -> LayersReply:
+        """What of a model can be looked into.
+
+        Raises:
+            ServingError: see `serving.errors`.
+        """
+        with self._counted(target.model, "layers"):
+            self._admit(deadline)
+            return await self._repository.find(target).layers(self._deadline(deadline))
 
     @contextlib.contextmanager
     def _counted(self, model: str, kind: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from serving.errors import InvalidRequestError, OverloadedError
+from serving.protocols import playground
 from serving.protocols.compression import inflated, inflated_as_tensorflow_serving
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
@@ -31,6 +32,7 @@ def build_http(service: Service, administration: Administration | None = None) -
         ("/V1/", tfs.handle, inflated_as_tensorflow_serving),
         ("/v2", oip.handle, inflated),
         ("/api/", native.handle, inflated),
+        (playground.PATH, playground.handle, inflated),
     )
 
     async def answer(request: HttpRequest) -> HttpResponse:

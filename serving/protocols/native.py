@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, unquote
 
 from serving.errors import InvalidRequestError
 from serving.messages import ClassifyImagesCall, Target
+from serving.protocols.explain import Explain
 from serving.protocols.service import Service
 from serving.protocols.tfs_rest import JSON, malformed
 from serving.transport import HttpRequest, HttpResponse
@@ -22,6 +23,7 @@ class Native:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._explain = Explain(service)
 
     async def handle(self, request: HttpRequest, deadline: float | None) -> HttpResponse:
         """Answers one request.
@@ -31,6 +33,8 @@ class Native:
         """
         if request.method == "GET" and request.path == "/api/models":
             return HttpResponse(200, JSON, native_json.encode_models(self._service.models()))
+        if (explained := await self._explain.handle(request, deadline)) is not None:
+            return explained
         match = _CLASSIFY.fullmatch(request.path)
         if request.method != "POST" or match is None:
             raise malformed(request)

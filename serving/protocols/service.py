@@ -6,6 +6,9 @@ from serving.errors import UnsupportedError
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
+    ExplainCall,
+    ExplainReply,
+    LayersReply,
     ModelMetadata,
     ModelStatus,
     PredictCall,
@@ -25,6 +28,14 @@ class Service(Protocol):
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
         """Images in, labels out."""
+        ...
+
+    async def explain(self, call: ExplainCall) -> ExplainReply:
+        """Looks inside a model while an image goes through."""
+        ...
+
+    async def layers(self, target: Target, deadline: float | None = None) -> LayersReply:
+        """What of a model can be looked into."""
         ...
 
     def metadata(self, target: Target) -> ModelMetadata:

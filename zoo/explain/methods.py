@@ -164,6 +164,7 @@ class Method:
         need: The most it asks of a probe: feature maps, weights too, or gradients.
         takes_layer: Whether a layer can be chosen.
         needs_layer: Whether one must be.
+        needs_image: Whether it looks at an image, and not at the network alone.
         takes_target: Whether a class can be chosen.
         options: Its options.
         arrays: What it gives.
@@ -179,6 +180,7 @@ class Method:
     takes_layer: bool = False
     needs_layer: bool = False
     takes_target: bool = False
+    needs_image: bool = True
     options: type[Options] = Options
 
 
@@ -525,6 +527,7 @@ METHODS: Mapping[str, Method] = {
             need="weights",
             takes_layer=True,
             needs_layer=True,
+            needs_image=False,
             run=_filters,
             arrays={"filters": "[filters, h, w, c]"},
         ),
@@ -592,6 +595,7 @@ METHODS: Mapping[str, Method] = {
             paper="simonyan2014",
             need="gradients",
             takes_target=True,
+            needs_image=False,
             options=ClassModelOptions,
             run=_class_model,
             arrays={"image": "[H, W, C], in the input's units", "scores": "[steps + 1]"},

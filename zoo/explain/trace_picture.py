@@ -86,9 +86,7 @@ def _band(step: Mapping[str, Any], arrays: Mapping[str, Floats], subject: Subjec
     across = maps.width + sum(len(grid[0]) * CELL + 56 for _, grid, _ in grids) + 32
     votes = largest_votes(unit)
     across = max(across, maps.width + 24 + 300 * bool(votes))
-    tallest = max(
-        [maps.height, 18 * len(votes), *(len(grid) * CELL + 20 for _, grid, _ in grids)]
-    )
+    tallest = max([maps.height, 18 * len(votes), *(len(grid) * CELL + 20 for _, grid, _ in grids)])
     sheet = Image.new("RGB", (int(max(across, *words)) + 2 * LEFT, tallest + 80), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((LEFT, 8), title, INK, font=font(17))

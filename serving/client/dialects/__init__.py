@@ -11,6 +11,9 @@ from serving.client.results import Signature
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
+    ExplainCall,
+    ExplainReply,
+    LayersReply,
     ModelMetadata,
     ModelStatus,
     PredictCall,
@@ -40,6 +43,14 @@ class Dialect(Protocol):
 
     def models(self) -> Question[tuple[str, ...]]:
         """Asks for the names of all models; raises `UnsupportedError` where there is no word."""
+        ...
+
+    def layers(self, target: Target) -> Question[LayersReply]:
+        """Asks what can be looked into; raises `UnsupportedError` where there is no word for it."""
+        ...
+
+    def explain(self, call: ExplainCall) -> Question[ExplainReply]:
+        """Asks for an explanation; raises `UnsupportedError` where there is no word for it."""
         ...
 
     def is_ready(self, target: Target | None) -> Question[bool]:

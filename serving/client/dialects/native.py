@@ -9,15 +9,19 @@ from serving.client.dialects.tfs_grpc import TfsGrpc
 from serving.client.dialects.tfs_rest import TfsRest, path
 from serving.client.exchange import Question, Request
 from serving.client.results import Signature
+from serving.errors import InvalidRequestError
 from serving.errors import UnsupportedError as NoFormError
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
+    ExplainCall,
+    ExplainReply,
+    LayersReply,
     PredictCall,
     PredictReply,
     Target,
 )
-from serving.wire import native_json, tfs_proto
+from serving.wire import explain_json, native_json, tfs_proto
 from serving.wire.pool import message
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
@@ -45,6 +49,20 @@ class NativeRest(TfsRest):
         request = Request(page, (body,), headers=(("content-type", content_type),))
         return Question(request, replies.http(native_json.decode_reply))
 
+    def layers(self, target: Target) -> Question[LayersReply]:
+        """`GET /api/models/m/layers`."""
+        request = Request(f"{path('/api', target)}/layers", method="GET")
+        return Question(request, replies.http(explain_json.decode_layers))
+
+    def explain(self, call: ExplainCall) -> Question[ExplainReply]:
+        """`POST /api/models/m/explain`."""
+        page = f"{path('/api', call.target)}/explain"
+        body = explain_json.encode_call(call)
+        request = Request(page, (body,), headers=(("content-type", "application/json"),))
+        if call.is_picture:
+            return Question(request, replies.http(lambda png: _picture(call, png)))
+        return Question(request, replies.http(explain_json.decode_reply))
+
     def models(self) -> Question[tuple[str, ...]]:
         """`GET /api/models`."""
         request = Request("/api/models", method="GET")
@@ -63,6 +81,22 @@ class NativeRest(TfsRest):
     def unload(self, model: str) -> Question[None]:
         """As `load`."""
         return self._oip.unload(model)
+
+
+def _picture(call: ExplainCall, png: bytes) -> ExplainReply:
+    if not png.startswith(b"\x89PNG"):
+        raise InvalidRequestError("The answer is no PNG.")
+    return ExplainReply(
+        model=call.target.model,
+        version=call.target.version or 0,
+        method=call.method,
+        layer=call.layer,
+        class_id=None,
+        label=None,
+        arrays={},
+        facts={},
+        picture=png,
+    )
 
 
 class NativeGrpc(TfsGrpc):

@@ -11,6 +11,7 @@ from serving.client.dialects.oip_rest import (
     spec_of,
     status_of,
 )
+from serving.client.dialects.unexplained import Unexplained
 from serving.client.exchange import Question, Request
 from serving.client.results import Signature
 from serving.messages import (
@@ -26,7 +27,7 @@ from serving.messages import (
 from serving.wire import oip_proto
 
 
-class OipGrpc:
+class OipGrpc(Unexplained):
     """The Open Inference Protocol over gRPC."""
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:

@@ -5,6 +5,7 @@ from typing import Any
 from serving.client.dialects import replies
 from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.tfs_rest import path
+from serving.client.dialects.unexplained import Unexplained
 from serving.client.errors import ModelNotFoundError
 from serving.client.exchange import Question, Reply, Request
 from serving.client.results import Signature
@@ -33,7 +34,7 @@ JSON = (("content-type", "application/json"),)
 STATES = {theirs: ours for ours, theirs in reversed(oip_json.STATES.items())}
 
 
-class OipRest:
+class OipRest(Unexplained):
     """The Open Inference Protocol over REST."""
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:

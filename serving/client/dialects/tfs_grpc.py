@@ -3,6 +3,7 @@
 from serving.client.dialects import replies
 from serving.client.dialects.limits import no_images, no_list, no_loading
 from serving.client.dialects.tfs_rest import is_available
+from serving.client.dialects.unexplained import Unexplained
 from serving.client.exchange import Question, Reply, Request
 from serving.client.failures import grpc_error
 from serving.client.results import Signature
@@ -19,7 +20,7 @@ from serving.wire import tfs_proto
 from serving.wire.codes import CODE_NUMBERS
 
 
-class TfsGrpc:
+class TfsGrpc(Unexplained):
     """TensorFlow Serving over gRPC."""
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 from serving.client.dialects import replies
 from serving.client.dialects.limits import no_images, no_list, no_loading
+from serving.client.dialects.unexplained import Unexplained
 from serving.client.exchange import Question, Reply, Request
 from serving.client.results import Signature
 from serving.messages import (
@@ -23,7 +24,7 @@ from serving.wire import tfs_json
 JSON = (("content-type", "application/json"),)
 
 
-class TfsRest:
+class TfsRest(Unexplained):
     """TensorFlow Serving over REST."""
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:

@@ -1,0 +1,1 @@
+"""The playground: one page of ES modules, served as it is."""
