@@ -278,11 +278,12 @@ function table(grid, caption) {
 }
 
 export class TraceView {
-  constructor(root, trace, words) {
+  constructor(root, trace, words, { index = 0, chosen = {} } = {}) {
     this.root = root;
     this.trace = trace;
     this.words = words;
-    this.index = 0;
+    this.index = Math.min(index, trace.steps.length - 1);
+    this.chosen = chosen; // the places that the reader chose, by layer
     this.at = null; // how far the scan of the output has come; null when it is not running
     this.timer = null;
     this.build();
