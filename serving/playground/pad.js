@@ -148,7 +148,8 @@ export class Pad {
   // The picture to send: as the network needs it in size, centred when that is asked for.
   async picture({ size = null, isCentred = false } = {}) {
     if (this.file && !size && !isCentred) return this.file;
-    if (this.cells && !this.file) size = this.cells;
+    const isByCells = !size && this.cells && !this.file;
+    size ??= isByCells ? this.cells : null;
     const [height, width] = size ?? [SIZE, SIZE];
     const made = document.createElement("canvas");
     made.width = width;
@@ -157,6 +158,8 @@ export class Pad {
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
     context.imageSmoothingQuality = "high";
+    // Whole pixels stay whole.
+    context.imageSmoothingEnabled = !isByCells;
     const ink = isCentred ? this.ink() : null;
     if (ink) {
       const scale = (MNIST_BOX * Math.min(width, height)) / Math.max(ink.right - ink.left, ink.bottom - ink.top);

@@ -26,7 +26,7 @@ def draw_xo(count: int, seed: int = 0):
                 image[top + step, left] = image[top + step, left + size - 1] = 255
     # Shaky hands: in every other pair some pixels are wrong.
     noisy = (np.arange(count) // 2 % 2 == 1)[:, None, None, None]
-    wrong = noisy & (draws.random(pixels.shape) < 0.04)
+    wrong = noisy & (draws.random(pixels.shape) < 0.07)
     return np.where(wrong, 255 - pixels, pixels).astype(np.uint8), class_ids.astype(np.int64)
 
 

@@ -68,8 +68,10 @@ def total_variation(x_hwc: Floats) -> tuple[float, Floats]:
 
 def alpha_norm(x_hwc: Floats) -> tuple[float, Floats]:
     """The sum of x^6, and its gradient."""
-    fifth: Floats = x_hwc**5
-    return float((fifth * x_hwc).sum(dtype=np.float64)), ALPHA * fifth
+    # A descent that diverges overflows here; whoever descends looks at the energy.
+    with np.errstate(over="ignore"):
+        fifth: Floats = x_hwc**5
+        return float((fifth * x_hwc).sum(dtype=np.float64)), ALPHA * fifth
 
 
 def inversion(
