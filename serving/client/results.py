@@ -499,7 +499,6 @@ class Explanation(Answer):
         arrays: What it gives, by name; read-only.
         facts: Numbers and words that belong to it.
         picture: A PNG, when one was asked for in place of arrays.
-        timings: Where the server's time went.
     """
 
     method: str
@@ -509,7 +508,6 @@ class Explanation(Answer):
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any]
     picture: bytes = b""
-    timings: Timings
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.arrays:

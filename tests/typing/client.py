@@ -11,8 +11,11 @@ from serving.client import (
     AsyncClient,
     Classification,
     Client,
+    Explanation,
     Hedge,
     LabelScore,
+    Layer,
+    Layers,
     Metadata,
     ModelStatus,
     Outcome,
@@ -46,6 +49,13 @@ def threads(client: Client) -> None:
         assert_type(outcome.unwrap(), Classification)
         assert_type(outcome.value, Classification | None)
 
+    assert_type(client.layers("m"), Layers)
+    assert_type(client.layers("m")["conv1"], Layer)
+    found_inside = client.explain("m", "digit.png", method="occlusion", options={"patch": 8})
+    assert_type(found_inside, Explanation)
+    assert_type(found_inside["drop"], NDArray[Any])
+    assert_type(client.explain("m", None, method="filters", layer="c1").label, str | None)
+
     assert_type(client.models(), tuple[str, ...])
     assert_type(client.metadata("m"), Metadata)
     assert_type(client.status("m"), ModelStatus)
@@ -62,6 +72,8 @@ async def tasks() -> None:
         async for outcome in stream:
             assert_type(outcome.unwrap(), Classification)
         assert_type(await client.models(), tuple[str, ...])
+        assert_type(await client.layers("m"), Layers)
+        assert_type(await client.explain("m", b"...", method="input"), Explanation)
 
 
 def settings() -> None:

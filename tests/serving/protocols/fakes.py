@@ -15,7 +15,11 @@ from serving.errors import (
 from serving.messages import (
     DEFAULT_SIGNATURE,
     ClassifyImagesReply,
+    ExplainReply,
     LabelScore,
+    LayerRecord,
+    LayersReply,
+    MethodRecord,
     ModelMetadata,
     ModelStatus,
     PredictReply,
@@ -96,6 +100,37 @@ class FakeService:
         self.last = call
         best = (LabelScore(1, "bee", 0.75),)
         return ClassifyImagesReply("m", self._version(call.target), (best,) * len(call.images))
+
+    async def explain(self, call):
+        self.last = call
+        arrays = {"map": np.array([[0.5, -2.0]], np.float32), "best": np.array([1])}
+        return ExplainReply(
+            model="m",
+            version=self._version(call.target),
+            method=call.method,
+            layer=call.layer,
+            class_id=1,
+            label="bee",
+            arrays={} if call.is_picture else arrays,
+            facts={"probability": 0.25},
+            picture=b"\x89PNG" if call.is_picture else b"",
+            request_id=call.request_id,
+        )
+
+    async def layers(self, target, deadline=None):
+        self.last = deadline
+        return LayersReply(
+            model="m",
+            version=self._version(target),
+            labels=LABELS,
+            input_shape=(4, 4, 1),
+            colour="gray",
+            image_size=None,
+            layers=(LayerRecord("conv1", "Conv2D", (2, 2, 3), ("image",), ("filters",)),),
+            methods=(
+                MethodRecord("filters", "Filters", "k2012", True, True, False, False, {}, "no"),
+            ),
+        )
 
     def metadata(self, target):
         version = self._version(target)

@@ -1,0 +1,287 @@
+"""The playground in a real browser: drawn on, looked at, and asked by keyboard."""
+
+import math
+import shutil
+
+import pytest
+
+from tests.e2e.conftest import serve
+from tests.serving.explained import publish_xo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow, pytest.mark.openvino]
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+# Strokes in shares of the field.
+SEVEN = [[(0.27, 0.22), (0.73, 0.22), (0.42, 0.82)]]
+ZERO = [
+    [
+        (0.5 + 0.2 * math.sin(angle / 8 * math.pi), 0.5 - 0.3 * math.cos(angle / 8 * math.pi))
+        for angle in range(17)
+    ]
+]
+CROSS = [[(0.17, 0.17), (0.83, 0.83)], [(0.83, 0.17), (0.17, 0.83)]]
+RING = [
+    [(0.28, 0.17), (0.72, 0.17)],
+    [(0.28, 0.83), (0.72, 0.83)],
+    [(0.17, 0.28), (0.17, 0.72)],
+    [(0.83, 0.28), (0.83, 0.72)],
+]
+
+
+@pytest.fixture(scope="module")
+def server(published, tmp_path_factory):
+    """LeNet-5 in two versions, and xo."""
+    place = tmp_path_factory.mktemp("playground")
+    base_path = place / "models"
+    shutil.copytree(published.base_path / published.model, base_path / published.model)
+    publish_xo(base_path, place / "run")
+    with serve(base_path, place) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here; Debian's is `apt-get install chromium`")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A page of its own; whatever its console complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    made = context.new_page()
+    made.set_default_timeout(30_000)
+    complaints = []
+    made.on("console", lambda line: complaints.append(line.text) if line.type != "log" else None)
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.complaints = complaints
+    made.foreign = []
+    made.on(
+        "request",
+        lambda asked: (
+            None
+            if asked.url.startswith((server.url, "data:", "blob:"))
+            else made.foreign.append(asked.url)
+        ),
+    )
+    yield made
+    context.close()
+    assert complaints == []
+    assert made.foreign == []
+
+
+def open_page(page, server, model="lenet5_modern", **more):
+    query = "&".join(f"{name}={value}" for name, value in {"model": model, **more}.items())
+    page.goto(f"{server.url}/playground/?{query}")
+    page.wait_for_selector("html[data-ready]")
+
+
+def draw(page, strokes):
+    box = page.locator("#pad").bounding_box()
+    for stroke in strokes:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=4)
+        page.mouse.up()
+
+
+def wait_for_label(page, label, which="first"):
+    page.wait_for_selector(f'#answer-{which}[data-label="{label}"]')
+
+
+def wait_for_text(page, selector, text):
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_contain_text(text, timeout=30_000)
+
+
+def test_a_drawn_digit_gives_its_label_and_every_panel_fills(page, server):
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    wait_for_text(page, "#answer-first", "version 1")
+    wait_for_text(page, "#answer-first", "ms there and back")
+    assert page.locator("#answer-first tr").count() == 10
+    wait_for_text(page, "#seen-text", "32\u00d732\u00d71, values -0.10 to")
+    for layer, count in (("c1", 6), ("c3", 16), ("logits", 10)):
+        assert page.locator(f'details[data-layer="{layer}"] button').count() == count
+    wait_for_text(page, "#overlay-text", "0 has probability")
+    ink = page.evaluate(
+        """() => { const c = document.getElementById("overlay");
+        return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 < 3 && v > 200); }"""
+    )
+    assert ink
+
+
+def test_a_click_on_a_map_shows_the_units_patch_weights_and_arithmetic(page, server):
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    page.locator('details[data-layer="c3"] .strip canvas').nth(2).click(position={"x": 30, "y": 30})
+    wait_for_text(page, "#unit-line", "150 products sum to")
+    assert page.locator("#unit-work table.numbers").count() == 3
+    assert page.locator("#unit-work td").count() == 75
+    # The sum that is shown is the one the numbers give: tanh of it is the value.
+    words = page.locator("#unit-line").inner_text().replace(";", "").split()
+    before, value = float(words[words.index("tanh") - 1]), float(words[-1].rstrip("."))
+    assert math.tanh(before) == pytest.approx(value, abs=2e-4)
+    page.locator('details[data-layer="logits"] .units button').nth(4).click()
+    wait_for_text(page, "#unit-line", "84 products sum to")
+    page.fill("#unit-channel", "7")
+    page.locator("#unit-channel").blur()
+    page.wait_for_timeout(200)
+    assert page.locator("#unit-channel").input_value() == "7"
+
+
+def test_grad_cam_is_laid_over_the_image(page, server):
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    page.select_option("#method", "grad_cam")
+    page.select_option("#target", "3")
+    page.click("#run")
+    wait_for_text(page, "#overlay-text", "3 · s4: the largest value is")
+
+
+def test_two_versions_answer_side_by_side(page, server):
+    open_page(page, server)
+    page.select_option("#second", label="xo 1")
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    page.wait_for_selector("#answer-second[data-label]")
+    wait_for_text(page, "#answer-second", "xo · version 1")
+    wait_for_text(page, "#answer-second", "ms there and back")
+
+
+def test_the_trace_of_xo_is_played_step_by_step(page, server):
+    open_page(page, server, "xo")
+    draw(page, CROSS)
+    wait_for_label(page, "X")
+    page.click("#clear")
+    draw(page, RING)
+    wait_for_label(page, "O")
+    page.click("#trace-run")
+    wait_for_text(page, "#trace", "Step 1 of 6")
+    page.locator("#trace button", has_text="Next").click()
+    wait_for_text(page, ".trace-line", "9 products sum to")
+    wait_for_text(page, ".trace-line", "divided by 9")
+    page.keyboard.press("ArrowRight")
+    wait_for_text(page, ".trace-line", "relu makes")
+    page.keyboard.press("ArrowRight")
+    wait_for_text(page, ".trace-line", "The largest of")
+    page.locator("#trace button", has_text="Play").click()
+    wait_for_text(page, ".trace-title", "logits")
+    wait_for_text(page, ".trace-line", "48 votes sum to")
+
+
+def test_a_drawing_can_be_made_and_cleared_with_keys_alone(page, server):
+    open_page(page, server)
+    page.focus("#pad")
+    for key in ("ArrowUp",) * 8 + (" ",) + ("ArrowDown",) * 16:
+        page.keyboard.press(key)
+    page.wait_for_selector("#answer-first[data-label]")
+    page.keyboard.press("Delete")
+    page.wait_for_timeout(200)
+    assert page.locator("#answer-first .best").count() == 0
+
+
+def test_an_image_is_opened_dropped_and_pasted(page, server, published):
+    image = sorted((published.run / "holdout").glob("*_0.png"))[0]
+    open_page(page, server)
+    page.uncheck("#centre")
+    page.set_input_files("#file", image)
+    wait_for_label(page, "0")
+    as_event = """([bytes, kind]) => {
+      const file = new File([new Uint8Array(bytes)], "digit.png", { type: "image/png" });
+      const data = new DataTransfer(); data.items.add(file);
+      if (kind === "drop") document.getElementById("drop").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+      else document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+    }"""
+    for kind in ("drop", "paste"):
+        page.click("#clear")
+        page.wait_for_selector("#answer-first .best", state="detached")
+        page.evaluate(as_event, [list(image.read_bytes()), kind])
+        page.wait_for_selector("#answer-first .best")
+        wait_for_label(page, "0")
+
+
+def test_what_goes_wrong_is_said(page, server, tmp_path):
+    open_page(page, server)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    page.set_input_files("#file", broken)
+    wait_for_text(page, "#alert", "no image that the browser can read")
+    page.route("**/classify*", lambda route: route.fulfill(status=429, json={"error": "Too many."}))
+    draw(page, SEVEN)
+    wait_for_text(page, "#alert", "Too many.")
+    page.unroute("**/classify*")
+    draw(page, SEVEN)
+    wait_for_text(page, "#alert", "")
+    page.complaints[:] = [each for each in page.complaints if "429" not in each]
+
+
+def test_the_page_speaks_chinese_and_wears_dark(page, server):
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    page.select_option("#language", "zh")
+    page.select_option("#theme", "dark")
+    assert page.locator("html").get_attribute("lang") == "zh-Hans"
+    assert page.locator("#input-title").inner_text().startswith("画一张")
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(13, 17, 23)"
+    missing = page.evaluate(
+        """async () => { const { WORDS } = await import("/playground/words.js");
+        const { TRACE_WORDS } = await import("/playground/trace.js");
+        const keys = (words) => Object.keys(words).sort().join();
+        return keys(WORDS.en) === keys(WORDS.zh) && keys(TRACE_WORDS.en) === keys(TRACE_WORDS.zh); }"""
+    )
+    assert missing is True
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_screens_of_every_width(page, server, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    page.locator('details[data-layer="c3"] .strip button').first.click()
+    wait_for_text(page, "#unit-line", "products")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_accessibility_problem(page, server, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    open_page(page, server, "xo")
+    page.select_option("#theme", theme)
+    draw(page, CROSS)
+    wait_for_label(page, "X")
+    page.click("#trace-run")
+    page.locator("#trace button", has_text="Next").click()
+    page.locator('details[data-layer="conv1"] .strip button').first.click()
+    wait_for_text(page, "#unit-line", "products")
+    page.wait_for_timeout(300)
+    response = axe.Axe().run(page).response
+    assert len(response["passes"]) > 15
+    found = response["violations"]
+    serious = [
+        (each["id"], [node["html"][:160] for node in each["nodes"]][:4])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
