@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -280,9 +280,29 @@ def _tell_data(report: "DataReport") -> None:
 )
 @click.option("--model", "name", help="The model's name; the recipe's when not given.")
 @click.option("--version", type=click.IntRange(min=1), help="The next free number when not given.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="What the OpenVINO form computes in.",
+)
+@click.option(
+    "--most-drop",
+    type=click.FloatRange(0, 1),
+    default=0.005,
+    show_default=True,
+    help="The accuracy that int8 may cost on the validation part, a fraction.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def publish(
-    run: Path, base_path: Path, name: str | None, version: int | None, as_json: bool
+    run: Path,
+    base_path: Path,
+    name: str | None,
+    version: int | None,
+    precision: Literal["fp32", "int8"],
+    most_drop: float,
+    as_json: bool,
 ) -> None:
     """Writes RUN as BASE_PATH/MODEL/VERSION: a SavedModel with all a server needs."""
     from training.run import Run
@@ -295,7 +315,13 @@ def publish(
     from training.publish import publish as publish_run
 
     manifest, place = publish_run(
-        found, base_path, name=name, version=version, talk=lambda line: click.echo(line, err=True)
+        found,
+        base_path,
+        name=name,
+        version=version,
+        precision=precision,
+        most_drop=most_drop,
+        talk=lambda line: click.echo(line, err=True),
     )
     if as_json:
         engines = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -26,6 +27,11 @@ def write_ir(
     model = ov.Core().read_model(saved_model)
     _name_ports(model, outputs)
     _keep_names(model, layers)
+    save(model, place)
+
+
+def save(model: ov.Model, place: Path) -> None:
+    """Writes an IR; `<name>.bin` lies beside `place`."""
     place.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(model, place, compress_to_fp16=False)
 
@@ -81,6 +87,12 @@ def _turns(node: ov.Node) -> list[int] | None:
         return None
     order = node.input_value(1).get_node()
     return [int(axis) for axis in order.get_data()] if order.get_type_name() == "Constant" else None
+
+
+def compile_ir(path: Path) -> Any:
+    """An IR, compiled for one caller on the CPU: from {"image": array} to outputs by name."""
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return ov.Core().compile_model(path, "CPU", settings)
 
 
 def run_ir(path: Path, image_nhwc: Floats) -> dict[str, Array]:

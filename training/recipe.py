@@ -274,7 +274,7 @@ def read(
     """
     settings = _read_yaml(name)
     for key, value in _given(overrides, data_dir, init_from):
-        _set(settings, key, value)
+        set_key(settings, key, value)
     return validate(settings, name)
 
 
@@ -317,7 +317,7 @@ def _given(
     overrides: Iterable[str], data_dir: Path | None, init_from: Path | None
 ) -> list[tuple[str, Any]]:
     """What the command line says, as keys and values."""
-    found = [_parse(override) for override in overrides]
+    found = [parse_override(override) for override in overrides]
     if data_dir is not None:
         found.append(("data.data_dir", str(data_dir.resolve())))
     if init_from is not None:
@@ -351,7 +351,12 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return settings
 
 
-def _parse(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """A key with dots and its value, from `key=value`.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UsageError(f"{override!r} is no override; write key=value, e.g. epochs=5.")
@@ -366,7 +371,12 @@ def _parse(override: str) -> tuple[str, Any]:
     return key, value
 
 
-def _set(settings: dict[str, Any], key: str, value: object) -> None:
+def set_key(settings: dict[str, Any], key: str, value: object) -> None:
+    """Sets a value by its key with dots, in plain data.
+
+    Raises:
+        UsageError: the key goes through a value.
+    """
     *outer, last = key.split(".")
     place = settings
     for part in outer:

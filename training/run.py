@@ -9,6 +9,7 @@
     curves.png  confusion.png  mistakes.png
     holdout.npz       some held-out images (pixels at the input's size, class ids)
     holdout/<index>_<label>.png
+    calibration.npz   some training images, for int8; validation.npz likewise
     checkpoints/      the states to go on from; gone when the run is complete
     snapshots/        weights of the epochs that the recipe names
     tensorboard/      the same curves for TensorBoard
@@ -32,6 +33,8 @@ from zoo.frozen import Frozen
 from zoo.preprocess import Floats, Pixels, Preprocessing
 
 HOLDOUT = 512
+CALIBRATION = 300
+VALIDATION = 2000
 HOLDOUT_PICTURES = 32
 
 
@@ -168,6 +171,15 @@ class Run:
             picture = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
             Image.fromarray(picture).save(folder / f"{index:03d}_{label}.png")
 
+    def write_sample(self, name: str, images: Images, most: int) -> None:
+        """Keeps some images at the network's input size, evenly over the part, as `name`.npz."""
+        rows = np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64)
+        some = images.take(np.unique(rows)) if len(images) else images
+        with (self.path / f"{name}.npz").open("wb") as file:
+            np.savez(
+                file, allow_pickle=False, pixels_nhwc=some.pixels_nhwc, class_ids=some.class_ids
+            )
+
     def write_data_report(self, report: Frozen) -> None:
         """Keeps what was found in the data."""
         self._write_json("data.json", report)
@@ -210,7 +222,16 @@ class Run:
 
     def holdout(self) -> Images:
         """The kept held-out images."""
-        with np.load(self.path / "holdout.npz", allow_pickle=False) as file:
+        return self.sample("holdout")
+
+    def sample(self, name: str) -> Images:
+        """Kept images: "holdout", "calibration" (of the training part) or "validation".
+
+        Raises:
+            DataError: the run has none, being of an earlier version.
+        """
+        self._read(f"{name}.npz")
+        with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
             return Images(file["pixels_nhwc"], file["class_ids"])
 
     def _read(self, name: str) -> bytes:

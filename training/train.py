@@ -16,7 +16,7 @@ from training.data.pipeline import centre, stored_steps
 from training.data.store import Stored, store
 from training.evaluate import evaluate
 from training.recipe import Recipe
-from training.run import Evaluation, Run, RunRecord
+from training.run import CALIBRATION, VALIDATION, Evaluation, Run, RunRecord
 from zoo.errors import DataError, UsageError
 from zoo.preprocess import Floats, Preprocessing
 from zoo.spec import ImageInput
@@ -76,6 +76,9 @@ def train(
     evaluation, logits_nk = _measure(recipe, loop, stored, preprocessing, arrays, talk)
     _in_float32(recipe, loop.model, stored.dataset.labels).save(run.model)
     test = centre(stored.dataset.test, input_.shape)
+    parts = stored.dataset.parts()
+    run.write_sample("calibration", centre(parts["train"], input_.shape), CALIBRATION)
+    run.write_sample("validation", centre(parts["validation"], input_.shape), VALIDATION)
     run.write_holdout(test, stored.originals, stored.dataset.labels)
     pictures(run, evaluation, stored, logits_nk)
     run.write_evaluation(evaluation)

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,8 @@ MANIFEST = f"{EXTRA}/manifest.json"
 GOLDEN = f"{EXTRA}/golden.npz"
 PREPROCESSING_ARRAYS = f"{EXTRA}/preprocessing.npz"
 KERAS_MODEL = f"{EXTRA}/model.keras"
+MODEL_CARD = f"{EXTRA}/README.md"
+REPORT = f"{EXTRA}/report"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 LABELS_TXT = "assets/labels.txt"
 VERSION_LABELS = "labels.json"
@@ -188,10 +190,14 @@ class Draft:
         self._wanted = version
         self.path = model_path / f".draft-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def commit(self, manifest: Manifest) -> Path:
-        """Completes the version: manifest, fsync, rename.
+    def commit(self, manifest: Manifest, check: Callable[[Path], None] = lambda _: None) -> Path:
+        """Completes the version: manifest, check, fsync, rename.
 
         The manifest's `version` and `files` are set here.
+
+        Args:
+            manifest: All else.
+            check: Looks at the finished folder before it gets its place, and raises to refuse it.
 
         Returns:
             The version's folder, `<base path>/<model>/<version>`.
@@ -209,6 +215,7 @@ class Draft:
                 self.path,
                 manifest.model_copy(update={"version": version, "files": _hashes(self.path)}),
             )
+            check(self.path)
             _fsync_tree(self.path)
             try:
                 # Renaming onto a folder that is not empty fails, so the number is claimed and

@@ -11,7 +11,10 @@
     +-- ArtifactError            3
     |   +-- CorruptVersionError
     |   +-- VersionExistsError   2
+    +-- GateFailedError          4
+    +-- InconclusiveError        5
     +-- InterruptedRunError      6
+    +-- BusyError                6
     +-- ParityError              7
 """
 
@@ -60,6 +63,24 @@ class VersionExistsError(ArtifactError):
 
 class InterruptedRunError(ConvzooError):
     """A run that was stopped from outside and can be resumed."""
+
+    exit_code = 6
+
+
+class GateFailedError(ConvzooError):
+    """A candidate that is worse than what is in production."""
+
+    exit_code = 4
+
+
+class InconclusiveError(ConvzooError):
+    """A candidate on which the data at hand allow no verdict."""
+
+    exit_code = 5
+
+
+class BusyError(ConvzooError):
+    """Another process is at work on the same thing; later it can be done."""
 
     exit_code = 6
 

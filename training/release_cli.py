@@ -1,0 +1,344 @@
+"""`convzoo gate`, `promote`, `rollback`, `versions` and `pipeline`."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from training.gate import GateReport
+
+BASE_PATH = click.option(
+    "--base-path",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("models"),
+    show_default=True,
+    help="The folder the server watches.",
+)
+LABEL = click.option("--label", default="stable", show_default=True, help="The label to move.")
+JSON = click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+
+
+def _talk(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command()
+@click.argument("candidate", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--against",
+    default="stable",
+    show_default=True,
+    help="What is in production: a label, a number, or none.",
+)
+@click.option("--data", help="What both are measured on; the recipe's data when not given.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the recipe's data is.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A YAML file with the gates; a pipeline file works, too.",
+)
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append Markdown; $GITHUB_STEP_SUMMARY when that is set.",
+)
+@JSON
+def gate(
+    candidate: Path,
+    against: str,
+    data: str | None,
+    data_dir: Path | None,
+    config: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Judges CANDIDATE, a version's folder, against the version in production.
+
+    Exit codes: 0 pass, 4 fail, 5 inconclusive, 7 not what was published.
+
+    \b
+    convzoo gate models/lenet5_modern/2
+    convzoo gate models/vgg16/4 --against 3 --data photos/ --config pipeline.yaml
+    """
+    from training import gate as gates
+    from training.pipeline import read_gates
+    from zoo.artifact import list_versions, read_labels, read_manifest
+    from zoo.versions import resolve, write_gate
+
+    model_path = candidate.resolve().parent
+    baseline = None
+    if against != "none" and (against != "stable" or "stable" in read_labels(model_path)):
+        number = resolve(model_path, against)
+        if str(number) != candidate.resolve().name:
+            baseline = list_versions(model_path)[number]
+    source = gates.find_source(read_manifest(candidate), data, data_dir)
+    settings = read_gates(config) if config is not None else None
+    report = gates.judge(candidate.resolve(), baseline, source, settings, _talk)
+    write_gate(model_path, report.version, report.model_dump_json(indent=2))
+    write_reports(report, junit, markdown)
+    if as_json:
+        click.echo(report.model_dump_json())
+    else:
+        show(report)
+    raise_outcome(report)
+
+
+def write_reports(report: "GateReport", junit: Path | None, markdown: Path | None) -> None:
+    """Writes what was asked for."""
+    from training import gate as gates
+
+    if junit is not None:
+        junit.parent.mkdir(parents=True, exist_ok=True)
+        junit.write_text(gates.to_junit(report), encoding="utf-8")
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    place = markdown or (Path(summary) if summary else None)
+    if place is not None:
+        with place.open("a", encoding="utf-8") as file:
+            file.write(gates.to_markdown(report))
+
+
+def show(report: "GateReport") -> None:
+    """The report as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    against = "no earlier version" if report.against is None else f"version {report.against}"
+    table = Table(
+        title=f"{report.model} version {report.version} against {against}, "
+        f"{report.images:,} images of {report.data}: {report.outcome}"
+    )
+    for column in ("gate", "", "found", "asked"):
+        table.add_column(column)
+    for each in report.gates:
+        outcome = f"[{colours[each.outcome]}]{each.outcome}[/]"
+        table.add_row(each.name, outcome, each.found, each.asked)
+    Console().print(table)
+
+
+def raise_outcome(report: "GateReport") -> None:
+    """Ends with 4 or 5 when the gates did not pass.
+
+    Raises:
+        GateFailedError: one failed.
+        InconclusiveError: none failed, but on one the data do not tell.
+    """
+    from training.gate import names_of
+    from zoo.errors import GateFailedError, InconclusiveError
+
+    if report.outcome == "fail":
+        raise GateFailedError(
+            f"Version {report.version} of {report.model!r} is refused: "
+            f"{names_of(report.gates, 'fail')}."
+        )
+    if report.outcome == "inconclusive":
+        raise InconclusiveError(
+            f"{report.images:,} images do not tell whether version {report.version} of "
+            f"{report.model!r} is good enough: {names_of(report.gates, 'inconclusive')}. "
+            "More test images, or wider margins, would."
+        )
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version")
+@BASE_PATH
+@LABEL
+@click.option("--why", default="", help="The reason, for the history.")
+@click.option("--force", is_flag=True, help="Promote a version that did not pass; needs --why.")
+@JSON
+def promote(
+    model: str, version: str, base_path: Path, label: str, why: str, force: bool, as_json: bool
+) -> None:
+    r"""Points a label of MODEL to VERSION: a number, another label, or latest.
+
+    A running server follows within its polling interval. The version must verify and have passed
+    its gates.
+
+    \b
+    convzoo promote lenet5_modern 2
+    convzoo promote lenet5_modern canary --label stable --why "a week without complaints"
+    """
+    from zoo import versions
+
+    place = versions.find_model(base_path, model)
+    move = versions.promote(
+        place, versions.resolve(place, version), label=label, why=why, is_forced=force
+    )
+    _tell_move(model, move, as_json=as_json)
+
+
+@click.command()
+@click.argument("model")
+@BASE_PATH
+@LABEL
+@click.option("--why", default="", help="The reason, for the history.")
+@JSON
+def rollback(model: str, base_path: Path, label: str, why: str, as_json: bool) -> None:
+    """Points a label of MODEL back to where it was before its last move."""
+    from zoo import versions
+
+    move = versions.rollback(versions.find_model(base_path, model), label=label, why=why)
+    _tell_move(model, move, as_json=as_json)
+
+
+def _tell_move(model: str, move: Any, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(move.model_dump_json())
+    elif move.before == move.version:
+        click.echo(f"{model}: {move.label} names version {move.version} already")
+    else:
+        was = "new" if move.before is None else f"was {move.before}"
+        click.echo(f"{model}: {move.label} names version {move.version} ({was})")
+
+
+@click.command(name="versions")
+@click.argument("model", required=False)
+@BASE_PATH
+@click.option(
+    "--history", "is_history_wanted", is_flag=True, help="Who moved which label, and why."
+)
+@click.option(
+    "--prune",
+    type=click.IntRange(min=1),
+    metavar="KEEP",
+    help="Remove all but the newest KEEP versions and those that labels name or named last.",
+)
+@JSON
+def versions_command(
+    model: str | None,
+    base_path: Path,
+    is_history_wanted: bool,
+    prune: int | None,
+    as_json: bool,
+) -> None:
+    """Lists the versions of MODEL, or of all models: accuracy, labels, gates."""
+    from zoo import versions
+    from zoo.artifact import list_models
+
+    if model is None:
+        if prune is not None or is_history_wanted:
+            raise click.UsageError("Which MODEL?")
+        names = list_models(base_path) if base_path.is_dir() else {}
+        rows = [row for name, place in names.items() for row in _rows(name, place)]
+        _show_rows(rows, as_json=as_json)
+        return
+    place = versions.find_model(base_path, model)
+    if prune is not None:
+        removed = versions.prune(place, prune)
+        click.echo(
+            json.dumps({"removed": removed})
+            if as_json
+            else f"Removed: {', '.join(map(str, removed)) or 'none'}"
+        )
+        return
+    if is_history_wanted:
+        moves = versions.history(place)
+        if as_json:
+            click.echo(json.dumps([move.model_dump(mode="json") for move in moves]))
+        for move in moves if not as_json else ():
+            forced = ", forced" if move.forced else ""
+            click.echo(
+                f"{move.time:%Y-%m-%d %H:%M:%S} {move.label}: {move.before or '-'} -> "
+                f"{move.version or '-'} by {move.who}{forced}: {move.why or 'no reason given'}"
+            )
+        return
+    _show_rows(_rows(model, place), as_json=as_json)
+
+
+def _rows(model: str, place: Path) -> list[dict[str, Any]]:
+    from zoo import versions
+    from zoo.artifact import has_manifest, list_versions, read_labels, read_manifest
+    from zoo.errors import ArtifactError
+
+    labels = read_labels(place)
+    rows: list[dict[str, Any]] = []
+    for number, path in list_versions(place).items():
+        row: dict[str, Any] = {
+            "model": model,
+            "version": number,
+            "labels": sorted(label for label, version in labels.items() if version == number),
+        }
+        try:
+            if has_manifest(path):
+                manifest = read_manifest(path)
+                accuracy = manifest.metrics.get("accuracy")
+                row["accuracy"] = None if accuracy is None else accuracy.value
+                row["created"] = manifest.created.isoformat(timespec="seconds")
+                row["precision"] = manifest.engines[manifest.default_engine].precision
+            gated = versions.read_gate(place, number)
+            row["gates"] = None if gated is None else gated.outcome
+        except ArtifactError as error:
+            row["fault"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def _show_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("model", "version", "labels", "accuracy", "gates", "precision", "created"):
+        table.add_column(column)
+    for row in rows:
+        accuracy = row.get("accuracy")
+        table.add_row(
+            row["model"],
+            str(row["version"]),
+            ", ".join(row["labels"]),
+            "" if accuracy is None else f"{accuracy:.4f}",
+            row.get("gates") or "",
+            row.get("precision", ""),
+            row.get("fault") or row.get("created", ""),
+        )
+    Console().print(table)
+
+
+@click.group()
+def pipeline() -> None:
+    """From data to a promoted version: check, train, publish, gate, promote."""
+
+
+@pipeline.command(name="run")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("overrides", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and why, and stop.")
+@JSON
+def run_pipeline(file: Path, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    r"""Runs FILE's pipeline; steps whose inputs have not changed are skipped.
+
+    Exit codes: 0 promoted or nothing to do, 2 usage, 3 data invalid, 4 gate failed,
+    5 inconclusive, 6 interrupted (run it again), 7 parity failed.
+
+    \b
+    convzoo pipeline run pipeline.yaml
+    convzoo pipeline run pipeline.yaml recipe.epochs=5 --dry-run
+    """
+    from training import pipeline as pipelines
+
+    settings = pipelines.read(file, overrides)
+    if dry_run:
+        plan = pipelines.plan(settings)
+        if as_json:
+            click.echo(json.dumps([step._asdict() for step in plan]))
+        for step in plan if not as_json else ():
+            click.echo(f"{step.name:<8} {'run ' if step.runs else 'skip'}  {step.why}")
+        return
+    result = pipelines.run(settings, _talk)
+    if as_json:
+        click.echo(result.model_dump_json())
+    else:
+        click.echo(result.words)
