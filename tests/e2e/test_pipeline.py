@@ -71,6 +71,7 @@ def convzoo(place, *arguments, code=0):
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
         env={**os.environ, "GITHUB_STEP_SUMMARY": str(place / "summary.md")},
     )
     assert done.returncode == code, done.stderr[-3000:]
