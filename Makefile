@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASETS ?= ../shared/datasets
 
-.PHONY: env demo test check witness lock proto clean
+.PHONY: env demo test check witness foreign lock proto clean
 
 env: $(VENV)/.complete
 
@@ -32,6 +32,23 @@ witness: build/witness/.complete
 build/witness/.complete: tests/witnesses/requirements.lock
 	$(PYTHON) -m venv build/witness
 	build/witness/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# Servers that are not ours: half a gigabyte, so only who works on the client needs them here.
+foreign: env build/mlserver/.complete build/triton/.complete  ## Ask real MLServer and Triton.
+	$(BIN)/python -m pytest -q tests/e2e/test_other_servers.py
+
+build/mlserver/.complete: tests/witnesses/mlserver.lock
+	$(PYTHON) -m venv build/mlserver
+	build/mlserver/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# Of nvidia-pytriton only Triton itself is used, so its Python dependencies stay away. Triton loads
+# the libpython of the system, so it is installed with the Python of the system.
+SYSTEM_PYTHON ?= /usr/bin/python3
+build/triton/.complete: tests/witnesses/triton.lock
+	$(SYSTEM_PYTHON) -m venv build/triton
+	build/triton/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
 test: check witness  ## Everything that must pass.

@@ -7,7 +7,8 @@ with Client("http://127.0.0.1:8501") as client:
     print(answer.label, answer.probability)
 """
 
-from serving.client.client import AsyncClient, Client
+from serving.client.async_client import AsyncClient
+from serving.client.client import Client
 from serving.client.errors import ClientError
 from serving.client.results import (
     Classification,

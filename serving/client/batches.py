@@ -3,7 +3,7 @@
 Nothing here waits or sends: `gather` reads the caller's items, `rows_of` gives each its part.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -53,6 +53,11 @@ def gather(
         held.append(item)
     if held:
         yield Batch(first, tuple(held))
+
+
+def number_of(items: Iterable[Any]) -> int | None:
+    """How many items there are, where they say."""
+    return len(items) if isinstance(items, Sized) else None
 
 
 def check_streaming(batch_size: int, concurrency: int) -> None:

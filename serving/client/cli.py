@@ -15,7 +15,27 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-@click.command()
+HELP = """Asks MODEL what IMAGES show: files, patterns, folders, or - for one on standard input.
+
+An image that cannot be read is told on standard error and takes no other with it.
+
+\b
+convzoo predict lenet5 digit.png
+convzoo predict lenet5 scans/ --url grpc://localhost:8500 --json
+convzoo predict lenet5 'scans/**/*.png' --top-k 1
+curl -s https://host/digit.png | convzoo predict lenet5 -
+
+\b
+Exit codes:
+   2  the command cannot work as it stands    13  no such model, version or label
+   3  an image, or another part of the input  14  the server or the model is not ready
+  10  no connection, or it broke              15  the server does not know you, or you may not
+  11  the time was over                       16  this server cannot classify images
+  12  the server is overloaded                17  the server failed
+"""
+
+
+@click.command(help=HELP)
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
 @click.option(
@@ -26,7 +46,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
     show_envvar=True,
     help="http://, https://, grpc:// or grpcs://.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many labels of each image, best first.",
+)
 @click.option("--version", type=click.IntRange(min=1), help="The newest when not given.")
 @click.option("--label", help="A version label, e.g. stable.")
 @click.option(
@@ -34,10 +60,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="For each request.",
+    help="For each request, retries included.",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Requests under way at the same time.",
+)
 @click.option("--token", envvar="CONVZOO_TOKEN", show_envvar=True, help="A bearer token.")
+@click.option("--api-key", envvar="CONVZOO_API_KEY", show_envvar=True, help="An API key.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to believe.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def predict(
@@ -50,28 +83,19 @@ def predict(
     timeout_s: float,
     concurrency: int,
     token: str | None,
+    api_key: str | None,
     ca: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Asks MODEL what IMAGES show: files, patterns, folders, or - for an image on standard input.
-
-    An image that cannot be read is told on standard error and takes no other with it; the exit
-    code is then that error's.
-
-    \b
-    convzoo predict lenet5 digit.png
-    convzoo predict lenet5 scans/ --url grpc://localhost:8500 --json
-    convzoo predict lenet5 'scans/**/*.png' --top-k 1
-    curl -s https://host/digit.png | convzoo predict lenet5 -
-    """
+    """As `HELP` says."""
     from serving.client.client import Client
-    from serving.client.errors import InvalidInputError
+    from serving.client.errors import ClientError, InvalidInputError
     from serving.client.settings import Tls
 
     named = dict(_read(images))
     answers: dict[str, Classification] = {}
-    failure: InvalidInputError | None = None
-    with Client(url, timeout_s=timeout_s, token=token, tls=Tls(ca=ca)) as client:
+    failure: ClientError | None = None
+    with Client(url, timeout_s=timeout_s, token=token, api_key=api_key, tls=Tls(ca=ca)) as client:
         outcomes = client.classify_many(
             model,
             named.values(),
@@ -81,14 +105,17 @@ def predict(
             label=label,
             progress=len(named) > 1 and sys.stderr.isatty(),
         )
-        for name, outcome in zip(named, outcomes, strict=True):
-            if isinstance(outcome.error, InvalidInputError):
-                click.echo(f"error: {name}: {outcome.error}", err=True)
-                failure = failure or outcome.error
-            else:
-                # A server that is gone is gone for the rest as well.
+        for name, outcome in zip(named, outcomes, strict=False):
+            if outcome.error is None:
                 answers[name] = outcome.unwrap()
-    if as_json:
+                continue
+            click.echo(f"error: {name}: {outcome.error}", err=True)
+            failure = failure or outcome.error
+            if not isinstance(outcome.error, InvalidInputError):
+                # A server that is gone is gone for the rest as well.
+                failure = outcome.error
+                break
+    if as_json and (answers or failure is None):
         documents = [{"image": name, **answer.to_dict()} for name, answer in answers.items()]
         click.echo(json.dumps(documents))
     elif answers:

@@ -1,18 +1,26 @@
-"""`Client` for threads and `AsyncClient` for asyncio: the same operations, driven two ways."""
+"""The client for threads, derived from `async_client.py` by `scripts/derive_client.py`."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
 from serving.client import address as addresses
-from serving.client.batches import Batch, check_streaming, gather, is_alike, join, rows_of
+from serving.client.batches import (
+    Batch,
+    check_streaming,
+    gather,
+    is_alike,
+    join,
+    number_of,
+    rows_of,
+)
 from serving.client.core import Core, Send, Steps
 from serving.client.errors import ClientError
-from serving.client.exchange import Headers, Reply
-from serving.client.hedging import send_hedged, send_hedged_async
-from serving.client.images import Image, is_one_image
+from serving.client.exchange import Reply
+from serving.client.hedging import send_hedged
+from serving.client.identity import headers_of
+from serving.client.images import Image, listed
 from serving.client.inputs import Inputs
 from serving.client.results import (
     Classification,
@@ -23,39 +31,12 @@ from serving.client.results import (
     Outcome,
     Prediction,
 )
-from serving.client.settings import Hedge, Retries, Tls
-from serving.client.streaming import stream, stream_async
-from serving.client.transports import (
-    AsyncTransport,
-    Transport,
-    open_async_transport,
-    open_transport,
-)
+from serving.client.settings import DEFAULT_TIMEOUT_S, Hedge, Retries, Tls
+from serving.client.streaming import stream
+from serving.client.transports import Transport, open_transport
 from serving.messages import ExplainCall, Target
 
 T = TypeVar("T")
-
-DEFAULT_TIMEOUT_S = 60.0
-
-
-def _headers(
-    token: str | None,
-    api_key: str | None,
-    headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None,
-) -> Callable[[], Headers]:
-    """What gives the headers of each request; gRPC takes names in lower case only."""
-    fixed: dict[str, str] = {}
-    if token is not None:
-        fixed["authorization"] = f"Bearer {token}"
-    if api_key is not None:
-        fixed["x-api-key"] = api_key
-    if callable(headers):
-        given = headers
-        return lambda: tuple(
-            (fixed | {name.lower(): value for name, value in given().items()}).items()
-        )
-    named = tuple((fixed | {n.lower(): value for n, value in (headers or {}).items()}).items())
-    return lambda: named
 
 
 class Client:
@@ -74,8 +55,8 @@ class Client:
         hedge: When a call that is slow gets a second attempt beside it; never when None.
         token: Sent as a bearer token.
         api_key: Sent as x-api-key.
-        headers: Sent with every call; a function is called for each, for tokens that change and
-            for trace context.
+        headers: Sent with every call; a function is called for each, for tokens that change. The
+            trace context of OpenTelemetry goes with them where the program has loaded it.
         transport: Carries the calls instead of a connection; see `serving.client.testing`.
 
     Raises:
@@ -97,7 +78,7 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         address = addresses.parse(url)
-        named = _headers(token, api_key, headers)
+        named = headers_of(token, api_key, headers)
         self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
         self._transport: Transport = transport or open_transport(address, tls or Tls())
 
@@ -226,8 +207,9 @@ class Client:
             ImageError: an image that cannot be read.
             ClientError: see `serving.client.errors`.
         """
-        target, listed, is_one = Target(model, version, label), *_listed(images)
-        found = self._run(self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s))
+        target = Target(model, version, label)
+        several, is_one = listed(images)
+        found = self._run(self._core.classify(target, several, top_k=top_k, timeout_s=timeout_s))
         return found[0] if is_one else found
 
     def predict_many(
@@ -248,7 +230,8 @@ class Client:
 
         Args:
             model: The model's name.
-            items: Examples without a batch axis, or mappings from input names to them; at most `batch_size * concurrency` are held.
+            items: Examples without a batch axis, or mappings from input names to them; of them at
+                most `batch_size * (concurrency + 1)` are held.
             batch_size: Examples that travel together.
             concurrency: Batches under way at the same time.
             version: Its version; the newest when neither this nor `label` is given.
@@ -276,8 +259,8 @@ class Client:
             return rows_of(answer, len(batch.items))
 
         check_streaming(batch_size, concurrency)
-        batches = gather(items, batch_size, is_alike)
-        return stream(batches, ask, concurrency=concurrency, progress=progress)
+        batches, total = gather(items, batch_size, is_alike), number_of(items)
+        return stream(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
     def classify_many(
         self,
@@ -305,8 +288,8 @@ class Client:
             )
 
         check_streaming(batch_size, concurrency)
-        batches = gather(images, batch_size)
-        return stream(batches, ask, concurrency=concurrency, progress=progress)
+        batches, total = gather(images, batch_size), number_of(images)
+        return stream(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
     def layers(
         self,
@@ -404,261 +387,3 @@ class Client:
             ModelNotFoundError: the server has no such model.
         """
         self._run(self._core.wait_until_ready(model, timeout_s))
-
-
-class AsyncClient:
-    """Asks a server, from any number of tasks of one event loop; see `Client`."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        protocol: addresses.Protocol = "auto",
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
-        retries: Retries | None = None,
-        tls: Tls | None = None,
-        hedge: Hedge | None = None,
-        token: str | None = None,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
-        transport: AsyncTransport | None = None,
-    ) -> None:
-        address = addresses.parse(url)
-        named = _headers(token, api_key, headers)
-        self._core = Core(address, protocol, retries or Retries(), timeout_s, named, hedge)
-        self._transport: AsyncTransport = transport or open_async_transport(address, tls or Tls())
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """As `Client.close`."""
-        await self._transport.close()
-
-    async def _send(self, step: Send) -> Reply:
-        if step.hedge is None:
-            return await self._transport.send(step)
-        return await send_hedged_async(self._transport.send, step)
-
-    async def _run(self, steps: Steps[T]) -> T:
-        reply: Reply | None = None
-        failure: ClientError | None = None
-        try:
-            while True:
-                step = steps.send(reply) if failure is None else steps.throw(failure)
-                reply = failure = None
-                if isinstance(step, Send):
-                    try:
-                        reply = await self._send(step)
-                    except ClientError as error:
-                        failure = error
-                else:
-                    await asyncio.sleep(step.seconds)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def predict(
-        self,
-        model: str,
-        inputs: Inputs,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        signature: str | None = None,
-        outputs: Sequence[str] | None = None,
-        timeout_s: float | None = None,
-    ) -> Prediction:
-        """As `Client.predict`."""
-        target = Target(model, version, label)
-        return await self._run(
-            self._core.predict(
-                target, inputs, signature=signature, outputs=outputs, timeout_s=timeout_s
-            )
-        )
-
-    @overload
-    async def classify(  # type: ignore[overload-overlap]  # likewise
-        self,
-        model: str,
-        images: Image,
-        *,
-        top_k: int = ...,
-        version: int | None = ...,
-        label: str | None = ...,
-        timeout_s: float | None = ...,
-    ) -> Classification: ...
-
-    @overload
-    async def classify(
-        self,
-        model: str,
-        images: Sequence[Image],
-        *,
-        top_k: int = ...,
-        version: int | None = ...,
-        label: str | None = ...,
-        timeout_s: float | None = ...,
-    ) -> list[Classification]: ...
-
-    async def classify(
-        self,
-        model: str,
-        images: Image | Sequence[Image],
-        *,
-        top_k: int = 5,
-        version: int | None = None,
-        label: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Classification | list[Classification]:
-        """As `Client.classify`."""
-        target, listed, is_one = Target(model, version, label), *_listed(images)
-        found = await self._run(
-            self._core.classify(target, listed, top_k=top_k, timeout_s=timeout_s)
-        )
-        return found[0] if is_one else found
-
-    def predict_many(
-        self,
-        model: str,
-        items: Iterable[Inputs],
-        *,
-        batch_size: int = 32,
-        concurrency: int = 4,
-        version: int | None = None,
-        label: str | None = None,
-        signature: str | None = None,
-        outputs: Sequence[str] | None = None,
-        timeout_s: float | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Outcome[Prediction]]:
-        """As `Client.predict_many`."""
-
-        async def ask(batch: Batch[Inputs]) -> list[Prediction]:
-            answer = await self.predict(
-                model,
-                join(batch.items),
-                version=version,
-                label=label,
-                signature=signature,
-                outputs=outputs,
-                timeout_s=timeout_s,
-            )
-            return rows_of(answer, len(batch.items))
-
-        check_streaming(batch_size, concurrency)
-        batches = gather(items, batch_size, is_alike)
-        return stream_async(batches, ask, concurrency=concurrency, progress=progress)
-
-    def classify_many(
-        self,
-        model: str,
-        images: Iterable[Image],
-        *,
-        top_k: int = 5,
-        batch_size: int = 8,
-        concurrency: int = 4,
-        version: int | None = None,
-        label: str | None = None,
-        timeout_s: float | None = None,
-        progress: bool = False,
-    ) -> AsyncIterator[Outcome[Classification]]:
-        """As `Client.classify_many`."""
-
-        async def ask(batch: Batch[Image]) -> list[Classification]:
-            return await self.classify(
-                model,
-                list(batch.items),
-                top_k=top_k,
-                version=version,
-                label=label,
-                timeout_s=timeout_s,
-            )
-
-        check_streaming(batch_size, concurrency)
-        batches = gather(images, batch_size)
-        return stream_async(batches, ask, concurrency=concurrency, progress=progress)
-
-    async def layers(
-        self,
-        model: str,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Layers:
-        """What of a version can be looked into: its layers, and the methods for each."""
-        return await self._run(self._core.layers(Target(model, version, label), timeout_s))
-
-    async def explain(
-        self,
-        model: str,
-        image: Image | None,
-        *,
-        method: str,
-        layer: str | None = None,
-        target: str | int | None = None,
-        options: Mapping[str, object] | None = None,
-        as_picture: bool = False,
-        version: int | None = None,
-        label: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Explanation:
-        """Looks inside a network; see `Client.explain`."""
-        call = ExplainCall(
-            target=Target(model, version, label),
-            method=method,
-            layer=layer,
-            explained=target,
-            options=options or {},
-            is_picture=as_picture,
-        )
-        return await self._run(self._core.explain(call, image, timeout_s))
-
-    async def metadata(
-        self,
-        model: str,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Metadata:
-        """As `Client.metadata`."""
-        return await self._run(self._core.metadata(Target(model, version, label), timeout_s))
-
-    async def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
-        """As `Client.status`."""
-        return await self._run(self._core.status(Target(model), timeout_s))
-
-    async def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
-        """As `Client.models`."""
-        return await self._run(self._core.models(timeout_s))
-
-    async def load(self, model: str, *, timeout_s: float | None = None) -> None:
-        """As `Client.load`."""
-        await self._run(self._core.load(model, timeout_s))
-
-    async def unload(self, model: str, *, timeout_s: float | None = None) -> None:
-        """As `Client.unload`."""
-        await self._run(self._core.unload(model, timeout_s))
-
-    async def wait_until_ready(
-        self, model: str | None = None, *, timeout_s: float | None = None
-    ) -> None:
-        """As `Client.wait_until_ready`."""
-        await self._run(self._core.wait_until_ready(model, timeout_s))
-
-
-def _listed(images: Image | Sequence[Image]) -> tuple[Sequence[Image], bool]:
-    """The images as a sequence, and whether it was one."""
-    if is_one_image(images):
-        return [images], True  # type: ignore[list-item]  # is_one_image has looked
-    return list(images), False  # type: ignore[arg-type]  # likewise

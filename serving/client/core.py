@@ -4,20 +4,26 @@ Each operation yields `Send` and `Sleep` steps; `Client` takes them with threads
 with asyncio. So deadlines, retries and checks are written once, and the two cannot drift.
 """
 
-import os
+import random
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
+
 from serving.client.address import PROTOCOLS, Address, Protocol
 from serving.client.deadline import Deadline
-from serving.client.dialects import Dialect, dialect
+from serving.client.dialects import Again, Dialect, dialect
 from serving.client.dialects.discovery import identity
+from serving.client.dialects.replies import timings_of
 from serving.client.errors import (
+    AnswerError,
     ClientError,
     InvalidInputError,
+    ModelNotFoundError,
     NotReadyError,
+    ServerError,
     TransportError,
     UsageError,
 )
@@ -55,6 +61,7 @@ from serving.messages import (
     ExplainCall,
     ModelMetadata,
     PredictCall,
+    PredictReply,
     Target,
 )
 
@@ -69,7 +76,7 @@ class Hedging:
     may_start: Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send this and bring the reply; a `ClientError` is thrown in where there is none."""
 
@@ -91,6 +98,39 @@ Steps: TypeAlias = Generator[Send | Sleep, Reply | None, T]
 # A model's newest version may change at any time: what it takes is asked again after so long.
 METADATA_FOR_S = 30.0
 READY_EVERY_S = 0.1
+MOST_PLANS = 256
+
+
+class _Call:
+    """One call of the user's: what all its attempts share."""
+
+    __slots__ = ("deadline", "model", "request_id")
+
+    def __init__(self, model: str, deadline: Deadline) -> None:
+        self.model = model
+        self.deadline = deadline
+        # The operating system's randomness would take longer than the rest of this.
+        self.request_id = f"{random.getrandbits(128):032x}"
+
+
+_Key: TypeAlias = tuple[Target, str | None, Sequence[str] | None, np.dtype[Any], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a predict that was made before is made again with other numbers.
+
+    Attributes:
+        until: When what the model takes has to be asked anew, on the monotonic clock.
+        signature: The signature asked for, or "".
+        wanted: The outputs asked for; all when empty.
+        ask: Makes the question.
+    """
+
+    until: float
+    signature: str
+    wanted: tuple[str, ...]
+    ask: Again
 
 
 class Core:
@@ -117,19 +157,20 @@ class Core:
         if protocol not in PROTOCOLS:
             raise UsageError(f"No protocol {protocol!r}; there are {', '.join(PROTOCOLS)}.")
         self._address = address
+        self._is_grpc = address.is_grpc
+        self._protocol = protocol
         self._dialect: Dialect | None = None
-        if protocol != "auto":
-            self._dialect = dialect(protocol, is_grpc=address.is_grpc)
         self._retries = retries
         self._budget = Budget(retries)
         self._timeout_s = timeout_s
         self._headers = headers
         self._hedging = None if hedge is None else Hedging(hedge.after_s, self._budget.take)
+        # Each with the moment until which it is believed.
         self._metadata: dict[Target, tuple[float, Metadata]] = {}
+        self._plans: dict[_Key, _Plan] = {}
 
-    def deadline(self, timeout_s: float | None) -> Deadline:
-        """The deadline of one call."""
-        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
+    def _begin(self, model: str, timeout_s: float | None) -> _Call:
+        return _Call(model, Deadline(self._timeout_s if timeout_s is None else timeout_s))
 
     # --- operations
 
@@ -143,31 +184,39 @@ class Core:
         timeout_s: float | None,
     ) -> Steps[Prediction]:
         """Checks the inputs against what the model takes, and asks."""
-        deadline = self.deadline(timeout_s)
-        asked_before = target in self._metadata
+        call = self._begin(target.model, timeout_s)
         try:
-            call, known = yield from self._checked(target, inputs, signature, outputs, deadline)
-        except InvalidInputError:
-            if not asked_before:
-                raise
-            # The model may have changed since it was asked what it takes.
-            self._metadata.pop(target, None)
-            call, known = yield from self._checked(target, inputs, signature, outputs, deadline)
-        try:
-            question = (yield from self._spoken(deadline)).predict(call, known)
-        except NoFormError as error:
-            raise InvalidInputError(f"{error} gRPC has.", field="inputs") from error
-        reply = yield from self._ask(question, deadline, target.model)
-        answered: Mapping[str, Any] = reply.outputs
-        if call.outputs:
-            answered = {name: reply.outputs[name] for name in call.outputs}
+            # What was asked before in the same form was checked before and is written already.
+            key: _Key | None = None
+            plan: _Plan | None = None
+            if isinstance(inputs, np.ndarray) and not isinstance(outputs, list):
+                key = (target, signature, outputs, inputs.dtype, inputs.shape)
+                plan = self._plans.get(key)
+            if plan is not None and plan.until > time.monotonic():
+                wanted, name = plan.wanted, plan.signature
+                question = plan.ask(inputs, call.request_id)  # type: ignore[arg-type]  # an array
+            else:
+                asked, question = yield from self._checked(
+                    target, inputs, signature, outputs, call, key
+                )
+                wanted, name = asked.outputs, asked.signature
+            answer, reply = yield from self._ask(question, call)
+        except ClientError as error:
+            raise self._told(error, call) from error.__cause__
+        answered = answer.outputs
+        if wanted:
+            if not all(each in answered for each in wanted):
+                told = f"Asked for {', '.join(wanted)}, the server answered {', '.join(answered)}."
+                raise self._told(AnswerError(told), call)
+            answered = {each: answered[each] for each in wanted}
         for array in answered.values():
             array.flags.writeable = False
         return Prediction(
-            model=reply.model,
-            version=reply.version or None,
-            request_id=reply.request_id,
-            signature=reply.signature or call.signature or DEFAULT_SIGNATURE,
+            model=answer.model or target.model,
+            version=answer.version or None,
+            request_id=answer.request_id or reply.headers.get(REQUEST_ID_HEADER, ""),
+            timings=timings_of(reply.headers),
+            signature=answer.signature or name or DEFAULT_SIGNATURE,
             outputs=answered,
         )
 
@@ -177,41 +226,68 @@ class Core:
         inputs: Inputs,
         signature: str | None,
         outputs: Sequence[str] | None,
-        deadline: Deadline,
-    ) -> Steps[tuple[PredictCall, Signature | None]]:
-        metadata = yield from self._known(target, deadline)
-        known = choose_signature(metadata, signature)
-        call = PredictCall(
-            target=target,
-            inputs=check_inputs(inputs, known, target.model),
-            signature=signature or "",
-            outputs=check_outputs(outputs, known, target.model),
-        )
-        return call, known
+        call: _Call,
+        key: "_Key | None",
+    ) -> Steps[tuple[PredictCall, Question[PredictReply]]]:
+        """The call, held against what the model takes, and its question; noted under the key."""
+        spoken = yield from self._spoken(call)
+        until, metadata = self._metadata.get(target, (0.0, None))
+        is_remembered = metadata is not None and until > time.monotonic()
+        while True:
+            if metadata is None or not is_remembered:
+                metadata = yield from self._described(target, call)
+            try:
+                known = choose_signature(metadata, signature)
+                asked = PredictCall(
+                    target=target,
+                    inputs=check_inputs(inputs, known, target.model),
+                    signature=signature or "",
+                    outputs=check_outputs(outputs, known, target.model),
+                    request_id=call.request_id if spoken.names_calls else "",
+                )
+                break
+            except InvalidInputError:
+                if not is_remembered:
+                    raise
+                # The model may have changed since it was asked what it takes.
+                is_remembered = False
+        try:
+            question = spoken.predict(asked, known)
+            again = None if key is None else spoken.again(asked)
+        except NoFormError as error:
+            raise InvalidInputError(f"{error} gRPC has.", field="inputs") from error
+        if key is not None and again is not None:
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
+            until, _ = self._metadata[target]
+            self._plans[key] = _Plan(until, asked.signature, asked.outputs, again)
+        return asked, question
 
     def classify(
         self, target: Target, images: Sequence[Image], *, top_k: int, timeout_s: float | None
     ) -> Steps[list[Classification]]:
         """Sends images as they are; the server knows how they become inputs."""
-        if top_k < 1:
-            raise InvalidInputError(f"top_k is {top_k}; 1 or more works.", field="top_k")
-        deadline = self.deadline(timeout_s)
-        encoded = tuple(encode_image(image) for image in images)
-        if not encoded:
-            return []
-        call = ClassifyImagesCall(target, encoded, top_k)
-        spoken = yield from self._spoken(deadline)
-        reply = yield from self._ask(spoken.classify(call), deadline, target.model)
-        timings = Timings(
-            decode_s=reply.timings.decode_s,
-            queue_s=reply.timings.queue_s,
-            execute_s=reply.timings.execute_s,
-        )
+        call = self._begin(target.model, timeout_s)
+        try:
+            if top_k < 1:
+                raise InvalidInputError(f"top_k is {top_k}; 1 or more works.", field="top_k")
+            encoded = tuple(encode_image(image) for image in images)
+            if not encoded:
+                return []
+            spoken = self._dialect or (yield from self._spoken(call))
+            question = spoken.classify(ClassifyImagesCall(target, encoded, top_k))
+            answer, reply = yield from self._ask(question, call)
+            if len(answer.results) != len(encoded):
+                told = f"Asked about {len(encoded)} images, the server told of "
+                raise AnswerError(f"{told}{len(answer.results)}.")
+        except ClientError as error:
+            raise self._told(error, call) from error.__cause__
+        timings = timings_of(reply.headers)
         return [
             Classification(
-                model=reply.model,
-                version=reply.version,
-                request_id=reply.request_id,
+                model=answer.model,
+                version=answer.version,
+                request_id=answer.request_id or reply.headers.get(REQUEST_ID_HEADER, ""),
                 timings=timings,
                 scores=tuple(
                     LabelScore(
@@ -220,158 +296,226 @@ class Core:
                     for each in row
                 ),
             )
-            for row in reply.results
+            for row in answer.results
         ]
 
     def layers(self, target: Target, timeout_s: float | None) -> Steps[Layers]:
         """What of a version can be looked into."""
-        deadline = self.deadline(timeout_s)
-        question = (yield from self._spoken(deadline)).layers(target)
-        reply = yield from self._ask(question, deadline, target.model)
+        call = self._begin(target.model, timeout_s)
+        question = (yield from self._spoken(call)).layers(target)
+        answer, _ = yield from self._ask(question, call)
         return Layers(
-            model=reply.model,
-            version=reply.version,
-            labels=reply.labels,
-            input_shape=reply.input_shape,
-            image_size=reply.image_size,
-            layers=tuple(Layer(**asdict(each)) for each in reply.layers),
-            methods=tuple(Method(**asdict(each)) for each in reply.methods),
+            model=answer.model,
+            version=answer.version,
+            labels=answer.labels,
+            input_shape=answer.input_shape,
+            image_size=answer.image_size,
+            layers=tuple(Layer(**asdict(each)) for each in answer.layers),
+            methods=tuple(Method(**asdict(each)) for each in answer.methods),
         )
 
     def explain(
-        self, call: ExplainCall, image: Image | None, timeout_s: float | None
+        self, asked: ExplainCall, image: Image | None, timeout_s: float | None
     ) -> Steps[Explanation]:
         """Sends an image and asks what the network sees in it."""
-        deadline = self.deadline(timeout_s)
-        if image is not None:
-            call = replace(call, image=encode_image(image))
-        question = (yield from self._spoken(deadline)).explain(call)
-        reply = yield from self._ask(question, deadline, call.target.model)
-        for array in reply.arrays.values():
+        call = self._begin(asked.target.model, timeout_s)
+        try:
+            if image is not None:
+                asked = replace(asked, image=encode_image(image))
+            question = (yield from self._spoken(call)).explain(asked)
+            answer, reply = yield from self._ask(question, call)
+        except ClientError as error:
+            raise self._told(error, call) from error.__cause__
+        for array in answer.arrays.values():
             array.flags.writeable = False
+        timings = timings_of(reply.headers)
+        if timings.execute_s is None:
+            timings = Timings(
+                decode_s=answer.timings.decode_s,
+                queue_s=answer.timings.queue_s,
+                execute_s=answer.timings.execute_s,
+            )
         return Explanation(
-            model=reply.model,
-            version=reply.version or None,
-            request_id=reply.request_id,
-            method=reply.method,
-            layer=reply.layer,
-            class_id=reply.class_id,
-            label=reply.label,
-            arrays=reply.arrays,
-            facts=reply.facts,
-            picture=reply.picture,
-            timings=Timings(
-                decode_s=reply.timings.decode_s,
-                queue_s=reply.timings.queue_s,
-                execute_s=reply.timings.execute_s,
-            ),
+            model=answer.model,
+            version=answer.version or None,
+            request_id=answer.request_id or reply.headers.get(REQUEST_ID_HEADER, ""),
+            method=answer.method,
+            layer=answer.layer,
+            class_id=answer.class_id,
+            label=answer.label,
+            arrays=answer.arrays,
+            facts=answer.facts,
+            picture=answer.picture,
+            timings=timings,
         )
 
     def metadata(self, target: Target, timeout_s: float | None) -> Steps[Metadata]:
         """What a version takes and gives, asked anew."""
-        self._metadata.pop(target, None)
-        return (yield from self._known(target, self.deadline(timeout_s)))
+        return (yield from self._described(target, self._begin(target.model, timeout_s)))
 
-    def _known(self, target: Target, deadline: Deadline) -> Steps[Metadata]:
-        asked, found = self._metadata.get(target, (0.0, None))
-        if found is not None and time.monotonic() - asked < METADATA_FOR_S:
-            return found
-        question = (yield from self._spoken(deadline)).metadata(target)
-        found = _metadata(target, (yield from self._ask(question, deadline, target.model)))
-        self._metadata[target] = (time.monotonic(), found)
+    def _described(self, target: Target, call: _Call) -> Steps[Metadata]:
+        question = (yield from self._spoken(call)).metadata(target)
+        found = _metadata(target, (yield from self._ask(question, call))[0])
+        self._metadata[target] = (time.monotonic() + METADATA_FOR_S, found)
         return found
 
     def status(self, target: Target, timeout_s: float | None) -> Steps[ModelStatus]:
         """The states of a model's versions."""
-        deadline = self.deadline(timeout_s)
-        question = (yield from self._spoken(deadline)).status(target)
-        reply = yield from self._ask(question, deadline, target.model)
+        call = self._begin(target.model, timeout_s)
+        question = (yield from self._spoken(call)).status(target)
+        answer, _ = yield from self._ask(question, call)
         return ModelStatus(
-            model=reply.model,
+            model=answer.model,
             versions=tuple(
                 VersionStatus(
-                    version=each.version, state=each.state.value, error=each.error_message
+                    version=each.version or None, state=each.state.value, error=each.error_message
                 )
-                for each in reply.versions
+                for each in answer.versions
             ),
         )
 
     def models(self, timeout_s: float | None) -> Steps[tuple[str, ...]]:
         """The names of all models."""
-        deadline = self.deadline(timeout_s)
-        question = (yield from self._spoken(deadline)).models()
-        return (yield from self._ask(question, deadline, ""))
+        call = self._begin("", timeout_s)
+        question = (yield from self._spoken(call)).models()
+        return (yield from self._ask(question, call))[0]
 
     def load(self, model: str, timeout_s: float | None) -> Steps[None]:
         """Loads a model."""
-        deadline = self.deadline(timeout_s)
-        question = (yield from self._spoken(deadline)).load(model)
-        yield from self._ask(question, deadline, model)
+        call = self._begin(model, timeout_s)
+        yield from self._ask((yield from self._spoken(call)).load(model), call)
+        self._forget(model)
 
     def unload(self, model: str, timeout_s: float | None) -> Steps[None]:
         """Unloads a model."""
-        deadline = self.deadline(timeout_s)
-        question = (yield from self._spoken(deadline)).unload(model)
-        yield from self._ask(question, deadline, model)
+        call = self._begin(model, timeout_s)
+        yield from self._ask((yield from self._spoken(call)).unload(model), call)
+        self._forget(model)
+
+    def _forget(self, model: str) -> None:
+        self._plans.clear()
+        for target in [each for each in self._metadata if each.model == model]:
+            self._metadata.pop(target, None)
 
     def wait_until_ready(self, model: str | None, timeout_s: float | None) -> Steps[None]:
         """Asks again and again until the server, or the model if one is named, takes requests."""
-        deadline = self.deadline(timeout_s)
-        doing = "waiting for the server" if model is None else f"waiting for {model!r}"
+        call = self._begin(model or "", timeout_s)
         target = None if model is None else Target(model)
+        is_known = target is None
+        last: ClientError | None = None
         while True:
             try:
-                spoken = yield from self._spoken(deadline, is_patient=False)
-                is_ready = yield from self._attempt(spoken.is_ready(target), deadline)
-            except (TransportError, NotReadyError):
-                is_ready = False
-            if is_ready:
-                return
-            left = deadline.require_s(doing)
-            yield Sleep(READY_EVERY_S if left is None else min(READY_EVERY_S, left))
+                spoken = yield from self._spoken(call, is_patient=False)
+                if (yield from self._is_ready(spoken, target, call)):
+                    return
+                if not is_known and target is not None:
+                    # Servers that say "not ready" of models they never heard of.
+                    is_known = yield from self._is_known(spoken, target, call)
+            except (TransportError, NotReadyError) as error:
+                last = error
+            except ClientError as error:
+                yield from self._name_models(error, call)
+                raise self._told(error, call) from error.__cause__
+            left = call.deadline.remaining_s()
+            if left is not None and left <= READY_EVERY_S:
+                doing = "waiting for the server" if model is None else f"waiting for {model!r}"
+                why = "" if last is None else f" Last heard: {last}"
+                late = call.deadline.error(doing, why)
+                raise self._told(late, call) from last
+            yield Sleep(READY_EVERY_S)
+
+    def _is_ready(self, spoken: Dialect, target: Target | None, call: _Call) -> Steps[bool]:
+        try:
+            is_ready, _ = yield from self._attempt(spoken.is_ready(target), call)
+        except ServerError:
+            # MLServer's gRPC fails so of a model that it does not have: its list tells.
+            if target is not None:
+                yield from self._is_known(spoken, target, call)
+            raise
+        return is_ready
+
+    def _is_known(self, spoken: Dialect, target: Target, call: _Call) -> Steps[bool]:
+        """Raises `ModelNotFoundError` where the server says so; True when it need not be asked."""
+        try:
+            yield from self._attempt(spoken.status(target), call)
+        except (ModelNotFoundError, TransportError, NotReadyError):
+            raise
+        except ClientError:
+            pass  # a server that keeps its list to itself
+        return True
 
     # --- one call
 
-    def _spoken(self, deadline: Deadline, *, is_patient: bool = True) -> Steps[Dialect]:
-        """The server's dialect, which is asked for once."""
+    def _spoken(self, call: _Call, *, is_patient: bool = True) -> Steps[Dialect]:
+        """The server's dialect; the server is asked for it once, where it is not known."""
         if self._dialect is None:
-            question = identity(is_grpc=self._address.is_grpc)
-            ask = (
-                self._ask(question, deadline, "")
-                if is_patient
-                else self._attempt(question, deadline)
-            )
-            self._dialect = dialect((yield from ask), is_grpc=self._address.is_grpc)
+            is_grpc = self._is_grpc
+            protocol, has_raw = self._protocol, True
+            if protocol == "auto" or (protocol == "oip" and not is_grpc):
+                question = identity(is_grpc=is_grpc)
+                ask = self._ask if is_patient else self._attempt
+                server, _ = yield from ask(question, call)
+                has_raw = server.has_raw
+                protocol = server.protocol if protocol == "auto" else protocol
+            self._dialect = dialect(protocol, is_grpc=is_grpc, has_raw=has_raw)
         return self._dialect
 
-    def _ask(self, question: Question[T], deadline: Deadline, model: str) -> Steps[T]:
+    def _ask(self, question: Question[T], call: _Call) -> Steps[tuple[T, Reply]]:
         """Asks, and asks again where that is safe and there is time."""
-        attempts = Attempts(
-            self._retries,
-            self._budget,
-            deadline,
-            is_repeatable=question.request.is_repeatable,
-        )
+        attempts: Attempts | None = None
         self._budget.refill()
         while True:
             try:
-                return (yield from self._attempt(question, deadline))
+                reply = yield self._send(question.request, call)
+                assert reply is not None  # noqa: S101 - what a Send brings
+                return question.decode(reply), reply
             except ClientError as error:
-                error.url, error.model, error.attempts = self._address.url, model, attempts.made
+                attempts = attempts or Attempts(
+                    self._retries,
+                    self._budget,
+                    call.deadline,
+                    is_repeatable=question.request.is_repeatable,
+                )
+                error.attempts = attempts.made
                 wait_s = attempts.wait_s(error)
                 if wait_s is None:
-                    raise
+                    yield from self._name_models(error, call)
+                    raise self._told(error, call) from error.__cause__
             yield Sleep(wait_s)
 
-    def _attempt(self, question: Question[T], deadline: Deadline) -> Steps[T]:
-        headers = [*self._headers(), (REQUEST_ID_HEADER, os.urandom(16).hex())]
-        left = deadline.require_s("preparing the call")
-        if left is not None and not self._address.is_grpc:
-            headers.append((TIMEOUT_HEADER, f"{left:.6f}"))
-        hedging = self._hedging if question.request.is_repeatable else None
-        reply = yield Send(question.request, tuple(headers), deadline, hedging)
+    def _attempt(self, question: Question[T], call: _Call) -> Steps[tuple[T, Reply]]:
+        """Asks once."""
+        reply = yield self._send(question.request, call)
         assert reply is not None  # noqa: S101 - what a Send brings
-        return question.decode(reply)
+        return question.decode(reply), reply
+
+    def _send(self, request: Request, call: _Call) -> Send:
+        headers = self._headers()
+        if not request.id:
+            headers = (*headers, (REQUEST_ID_HEADER, call.request_id))
+        left = call.deadline.require_s("preparing the call")
+        if left is not None and not self._is_grpc:
+            headers = (*headers, (TIMEOUT_HEADER, f"{left:.6f}"))
+        hedging = self._hedging if request.is_repeatable else None
+        return Send(request, headers, call.deadline, hedging)
+
+    def _name_models(self, error: ClientError, call: _Call) -> Steps[None]:
+        """Adds the models that exist to an error that does not name them, where the server can."""
+        if not isinstance(error, ModelNotFoundError) or error.known or self._dialect is None:
+            return
+        try:
+            error.known, _ = yield from self._attempt(self._dialect.models(), call)
+        except ClientError:
+            return  # the error is told without them
+        if call.model not in error.known:
+            error.args = (f"{error} This server has {', '.join(error.known) or 'no models'}.",)
+
+    def _told(self, error: ClientError, call: _Call) -> ClientError:
+        """The error with the facts of its call."""
+        error.url, error.model = self._address.url, call.model
+        if error.attempts and not error.request_id:
+            error.request_id = call.request_id
+        return error
 
 
 def _metadata(target: Target, found: ModelMetadata) -> Metadata:

@@ -50,9 +50,9 @@ class Deadline:
         left = self.remaining_s()
         return left is None or left > wait_s
 
-    def error(self, doing: str) -> DeadlineError:
-        """Returns the error for a deadline that passed while `doing`."""
+    def error(self, doing: str, why: str = "") -> DeadlineError:
+        """Returns the error for a deadline that passed while `doing`, and a sentence more."""
         return DeadlineError(
-            f"The call was given {self.timeout_s:g} s, which were over while {doing}.",
+            f"The call was given {self.timeout_s:g} s, which were over while {doing}.{why}",
             timeout_s=self.timeout_s,
         )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -17,9 +16,11 @@ Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout-s"
+FIELD_HEADER = "x-error-field"
+TIMINGS_HEADER = "server-timing"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request, over HTTP or gRPC.
 
@@ -29,6 +30,7 @@ class Request:
         method: The HTTP method; gRPC has none.
         headers: What the protocol needs; the client adds its own.
         is_repeatable: Whether sending it twice is the same as sending it once.
+        id: The id of the call where the body carries it, so that no header need; else "".
     """
 
     path: str
@@ -36,9 +38,10 @@ class Request:
     method: str = "POST"
     headers: Headers = ()
     is_repeatable: bool = True
+    id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """One reply.
 
@@ -47,12 +50,14 @@ class Reply:
         body: The bytes that came.
         headers: HTTP headers, or gRPC metadata and trailers; names in lower case.
         message: gRPC's error text.
+        cause: The exception that a library made of it, for the error's `__cause__`.
     """
 
     status: int
     body: Buffer = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     message: str = ""
+    cause: Exception | None = None
 
     @property
     def is_success(self) -> bool:
@@ -60,7 +65,7 @@ class Reply:
         return self.status == 0 or 200 <= self.status < 300
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Question(Generic[T_co]):
     """A request, and how to read its reply.
 

@@ -15,7 +15,7 @@ from serving.client.errors import (
     TransportError,
     UnsupportedError,
 )
-from serving.client.exchange import REQUEST_ID_HEADER, Reply
+from serving.client.exchange import FIELD_HEADER, REQUEST_ID_HEADER, Reply
 from serving.wire.codes import CODE_NAMES
 
 # TensorFlow Serving's map from HTTP statuses back to canonical codes.
@@ -34,6 +34,7 @@ HTTP_CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
+_RESTRICTED = re.compile(r"protocol is restricted")
 _KNOWN_MODELS = re.compile(r"this server has ([^.]+)\.")
 
 
@@ -46,6 +47,8 @@ def http_error(reply: Reply, message: str) -> ClientError:
 def grpc_error(reply: Reply) -> ClientError:
     """The error for a gRPC reply that is not OK."""
     code = CODE_NAMES.get(reply.status, "UNKNOWN")
+    if code == "UNAVAILABLE" and _RESTRICTED.search(reply.message):
+        code = "PERMISSION_DENIED"  # Triton's word for it is one that asks to come back
     return _error(code, reply.message or code, reply, code)
 
 
@@ -54,7 +57,7 @@ def _error(code: str, message: str, reply: Reply, status: str) -> ClientError:
     error: ClientError
     match code:
         case "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "OUT_OF_RANGE":
-            error = InvalidInputError(message)
+            error = InvalidInputError(message, field=reply.headers.get(FIELD_HEADER, ""))
         case "NOT_FOUND":
             known = _KNOWN_MODELS.search(message)
             names = known[1].split(", ") if known and known[1] != "none" else []
@@ -77,13 +80,17 @@ def _error(code: str, message: str, reply: Reply, status: str) -> ClientError:
             error = ServerError(message)
     error.status = status
     error.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
+    error.__cause__ = reply.cause
     return error
 
 
 def _retry_after_s(reply: Reply) -> float | None:
-    text = reply.headers.get("retry-after", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 3600 else None
+    """When to come back: HTTP's header, or gRPC's word for it, which is in milliseconds."""
+    for name, unit_s in (("retry-after", 1.0), ("grpc-retry-pushback-ms", 1e-3)):
+        try:
+            seconds = float(reply.headers.get(name, "")) * unit_s
+        except ValueError:
+            continue
+        if 0 <= seconds < 3600:
+            return seconds
+    return None

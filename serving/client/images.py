@@ -10,6 +10,7 @@ Shapes: h rows, w columns, c channels.
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -48,6 +49,13 @@ def is_one_image(value: object) -> bool:
     return isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray) or (
         hasattr(value, "read") or isinstance(value, PilImage)
     )
+
+
+def listed(images: Image | Sequence[Image]) -> tuple[Sequence[Image], bool]:
+    """Returns the images as a sequence, and whether it was one."""
+    if is_one_image(images):
+        return [images], True  # type: ignore[list-item]  # is_one_image has looked
+    return list(images), False  # type: ignore[arg-type]  # likewise
 
 
 def encode_image(image: Image) -> bytes:

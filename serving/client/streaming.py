@@ -21,6 +21,7 @@ def stream(
     *,
     concurrency: int,
     progress: bool,
+    total: int | None = None,
 ) -> Iterator[Outcome[R]]:
     """Asks for every batch in threads; yields one outcome an item, in order.
 
@@ -29,6 +30,7 @@ def stream(
         ask: Gives one answer an item. What it refuses as invalid is asked item by item.
         concurrency: Batches under way at the same time.
         progress: Show a progress bar on standard error.
+        total: How many items there are, where that is known.
     """
 
     def settle(batch: Batch[T]) -> list[Outcome[R]]:
@@ -42,7 +44,10 @@ def stream(
             return _failures(batch, error)
 
     pending: deque[Future[list[Outcome[R]]]] = deque()
-    with ThreadPoolExecutor(concurrency, "convzoo-client") as pool, _bar(progress) as advance:
+    with (
+        ThreadPoolExecutor(concurrency, "convzoo-client") as pool,
+        _bar(total, is_shown=progress) as advance,
+    ):
         try:
             for batch in batches:
                 pending.append(pool.submit(settle, batch))
@@ -66,6 +71,7 @@ async def stream_async(
     *,
     concurrency: int,
     progress: bool,
+    total: int | None = None,
 ) -> AsyncIterator[Outcome[R]]:
     """As `stream`, in tasks."""
 
@@ -80,7 +86,7 @@ async def stream_async(
             return _failures(batch, error)
 
     pending: deque[asyncio.Task[list[Outcome[R]]]] = deque()
-    with _bar(progress) as advance:
+    with _bar(total, is_shown=progress) as advance:
         try:
             for batch in batches:
                 pending.append(asyncio.create_task(settle(batch)))
@@ -106,15 +112,21 @@ def _failures(batch: Batch[Any], error: ClientError) -> list[Outcome[Any]]:
 
 
 @contextlib.contextmanager
-def _bar(is_shown: bool) -> Iterator[Callable[[], None]]:  # noqa: FBT001 - it is the caller's flag
+def _bar(total: int | None, *, is_shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error, and how to move it; nothing when it is not wanted."""
     if not is_shown:
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("", total=None)
+        task = shown.add_task("", total=total)
         yield lambda: shown.advance(task)

@@ -1,11 +1,20 @@
 """All gRPC methods by their full path: TensorFlow Serving's, Open Inference's, and health."""
 
+import uuid
 from importlib.metadata import version
 
 from serving.messages import Target
 from serving.protocols.oip_grpc import INFERENCE_SERVICE, OipGrpc
 from serving.protocols.service import Administration, Service
-from serving.protocols.status import FixedCodeError, GrpcMethod, grpc_code, text_of
+from serving.protocols.status import (
+    FixedCodeError,
+    GrpcMethod,
+    Timed,
+    facts_of,
+    grpc_code,
+    text_of,
+    timings_header,
+)
 from serving.protocols.tfs_grpc import MODEL_SERVICE, PREDICTION_SERVICE, TfsGrpc
 from serving.transport import GrpcHandler, GrpcRequest, GrpcResponse, GrpcRoutes
 from serving.wire.pool import new_message, parse_message
@@ -42,10 +51,17 @@ def build_grpc(service: Service, administration: Administration | None = None) -
 def _handler(method: GrpcMethod) -> GrpcHandler:
     async def handle(request: GrpcRequest) -> GrpcResponse:
         request_id = request.metadata.get("x-request-id", "")[:128]
-        trailers = (("x-request-id", request_id),) if request_id else ()
+        trailers: tuple[tuple[str, str], ...] = ()
+        if request_id:
+            trailers = (("x-request-id", request_id),)
         try:
-            return GrpcResponse(await method(request), trailers=trailers)
+            found = await method(request)
+            if isinstance(found, Timed):
+                return GrpcResponse(found.body, trailers=(*trailers, timings_header(found.timings)))
+            return GrpcResponse(found, trailers=trailers)
         except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
+            request_id = request_id or uuid.uuid4().hex
+            trailers = (("x-request-id", request_id), *facts_of(error))
             text = text_of(error, request_id)
             return GrpcResponse(code=grpc_code(error), message=text, trailers=trailers)
 

@@ -5,13 +5,13 @@ import uuid
 from dataclasses import replace
 from importlib.metadata import version
 
-from serving.errors import InvalidRequestError, OverloadedError
+from serving.errors import InvalidRequestError
 from serving.protocols import playground
 from serving.protocols.compression import inflated, inflated_as_tensorflow_serving
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
 from serving.protocols.service import Administration, Service
-from serving.protocols.status import http_status, text_of
+from serving.protocols.status import facts_of, http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
 from serving.transport import HttpHandler, HttpRequest, HttpResponse
 from serving.wire.tfs_json import encode_error
@@ -47,11 +47,8 @@ def build_http(service: Service, administration: Administration | None = None) -
             response = await answer(request)
         except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
             request_id = request_id or uuid.uuid4().hex
-            headers: tuple[tuple[str, str], ...] = JSON
-            if isinstance(error, OverloadedError):
-                headers += (("retry-after", str(max(1, round(error.retry_after_s)))),)
             body = encode_error(text_of(error, request_id))
-            response = HttpResponse(http_status(error), headers, body)
+            response = HttpResponse(http_status(error), (*JSON, *facts_of(error)), body)
         if request_id:
             echo = (REQUEST_ID_HEADER, request_id)
             response = replace(response, headers=(*response.headers, echo))

@@ -8,6 +8,7 @@ from serving.errors import InvalidRequestError
 from serving.messages import ClassifyImagesCall, Target
 from serving.protocols.explain import Explain
 from serving.protocols.service import Service
+from serving.protocols.status import timings_header
 from serving.protocols.tfs_rest import JSON, malformed
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import native_json
@@ -50,7 +51,8 @@ class Native:
             request_id=request.headers.get("x-request-id", ""),
         )
         reply = await self._service.classify_images(call)
-        return HttpResponse(200, JSON, native_json.encode_reply(reply))
+        headers = (*JSON, timings_header(reply.timings))
+        return HttpResponse(200, headers, native_json.encode_reply(reply))
 
 
 def _top_k(query: Mapping[str, list[str]]) -> int:

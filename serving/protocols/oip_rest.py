@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from serving.messages import DEFAULT_SIGNATURE, Signature, Target
 from serving.protocols.compression import packed
 from serving.protocols.service import Administration, Service, required
+from serving.protocols.status import timings_header
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import oip, oip_json
 from serving.wire.tfs_json import dumps, loads
@@ -98,6 +99,7 @@ class OipRest:
         reply = await self._service.predict(asked.due(request.received, deadline))
         body, split = oip_json.encode_infer_reply(asked, reply, metadata.labels)
         headers = JSON if split is None else (*RAW, (LENGTH, str(split)))
+        headers = (*headers, timings_header(reply.timings))
         # Nothing else is packed: tritonclient unpacks these answers only.
         accepted = request.headers.get("accept-encoding", "")
         return await packed(HttpResponse(200, headers, body), accepted)

@@ -2,14 +2,25 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from serving.errors import ServingError, code_of
+from serving.errors import InvalidRequestError, OverloadedError, ServingError, code_of
+from serving.messages import Timings
 from serving.transport import GrpcRequest
 from serving.wire.codes import CODE_NUMBERS
 
 log = logging.getLogger(__name__)
 
-GrpcMethod = Callable[[GrpcRequest], Awaitable[bytes]]
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """An answer's message, and where the time of its making went."""
+
+    body: bytes
+    timings: Timings
+
+
+GrpcMethod = Callable[[GrpcRequest], Awaitable[bytes | Timed]]
 """One gRPC method before its errors have become codes."""
 
 
@@ -67,3 +78,28 @@ def text_of(error: Exception, request_id: str) -> str:
         return f"Internal error; the server's log knows it as request {request_id or '-'}."
     text = str(error)
     return text if len(text) <= MOST_MESSAGE else text[:MOST_MESSAGE] + "...TRUNCATED"
+
+
+def facts_of(error: Exception) -> tuple[tuple[str, str], ...]:
+    """What an error says beside its text, as headers or trailers: when to come back, which field."""
+    facts: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, OverloadedError):
+        facts = (("retry-after", str(max(1, round(error.retry_after_s)))),)
+    if isinstance(error, InvalidRequestError) and error.field.isascii():
+        field = error.field[:MOST_FIELD]
+        if field.isprintable() and field:
+            facts = (*facts, ("x-error-field", field))
+    return facts
+
+
+MOST_FIELD = 128
+
+
+def timings_header(timings: Timings) -> tuple[str, str]:
+    """Where the time went, in milliseconds, as browsers and our client read it."""
+    named = (
+        ("decode", timings.decode_s),
+        ("queue", timings.queue_s),
+        ("execute", timings.execute_s),
+    )
+    return "server-timing", ", ".join(f"{name};dur={spent * 1e3:.3f}" for name, spent in named)

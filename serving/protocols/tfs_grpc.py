@@ -7,7 +7,7 @@ from dataclasses import replace
 from serving.errors import SignatureNotFoundError, VersionNotFoundError
 from serving.messages import PredictCall, PredictReply
 from serving.protocols.service import Administration, Service, required
-from serving.protocols.status import FixedCodeError, GrpcMethod
+from serving.protocols.status import FixedCodeError, GrpcMethod, Timed
 from serving.protocols.tfs_texts import answer_examples, asking, asking_status
 from serving.transport import GrpcRequest
 from serving.wire import examples, tfs_config, tfs_proto
@@ -35,12 +35,13 @@ class TfsGrpc:
             tfs_config.RELOAD_CONFIG: self._reload,
         }
 
-    async def _predict(self, request: GrpcRequest) -> bytes:
+    async def _predict(self, request: GrpcRequest) -> bytes | Timed:
         call = _timed(tfs_proto.decode_predict_request(request.body), request)
         with asking(call.target):
             if call.signature == tfs_proto.CLASSIFY_IMAGES:
                 images = tfs_proto.as_classify_call(call)
-                return tfs_proto.encode_classify_reply(await self._service.classify_images(images))
+                found = await self._service.classify_images(images)
+                return Timed(tfs_proto.encode_classify_reply(found), found.timings)
             try:
                 reply = await self._service.predict(call)
             except SignatureNotFoundError as error:

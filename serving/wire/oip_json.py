@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,7 +109,7 @@ def decode_infer_request(
     )
 
 
-def _split(body: bytes, header_length: str | None) -> int:
+def _split(body: bytes | memoryview, header_length: str | None) -> int:
     if header_length is None:
         return len(body)
     if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
@@ -333,48 +335,120 @@ def encode_infer_request(call: PredictCall) -> tuple[tuple[bytes | memoryview, .
     for name, array in call.inputs.items():
         data = view_raw(array)
         raw.append(data)
+        tensors.append((name, array.shape, datatype_of(array), len(data)))
+    write = _request_head if not call.request_id else _request_head.__wrapped__
+    head = write(tuple(tensors), call.request_id, call.signature, call.outputs)
+    return (head, *raw), len(head)
+
+
+@lru_cache(maxsize=256)  # whoever asks again asks for the same, but for the numbers
+def _request_head(
+    tensors: tuple[tuple[str, tuple[int, ...], str, int], ...],
+    request_id: str,
+    signature: str,
+    outputs: tuple[str, ...],
+) -> bytes:
+    parameters: dict[str, Any] = {"binary_data_output": True}
+    if signature:
+        parameters["signature_name"] = signature
+    document: dict[str, Any] = {
+        "inputs": [
+            {
+                "name": name,
+                "shape": list(shape),
+                "datatype": datatype,
+                "parameters": {"binary_data_size": size},
+            }
+            for name, shape, datatype, size in tensors
+        ],
+        "parameters": parameters,
+    }
+    if request_id:
+        document["id"] = request_id
+    if outputs:
+        document["outputs"] = [
+            {"name": name, "parameters": {"binary_data": True}} for name in outputs
+        ]
+    return dumps(document)
+
+
+def encode_plain_infer_request(call: PredictCall) -> bytes:
+    """Client: all tensors as JSON, for servers without the binary extension.
+
+    Raises:
+        UnsupportedError: a type that the protocol has no form for.
+    """
+    tensors = []
+    is_finite = True
+    for name, array in call.inputs.items():
+        datatype = datatype_of(array)
         tensors.append(
             {
                 "name": name,
                 "shape": list(array.shape),
-                "datatype": datatype_of(array),
-                "parameters": {"binary_data_size": len(data)},
+                "datatype": datatype,
+                "data": _json_data(array, datatype),
             }
         )
-    document: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+        is_finite &= array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    document: dict[str, Any] = {"inputs": tensors}
     if call.request_id:
         document["id"] = call.request_id
     if call.signature:
-        document["parameters"]["signature_name"] = call.signature
+        document["parameters"] = {"signature_name": call.signature}
     if call.outputs:
-        document["outputs"] = [
-            {"name": name, "parameters": {"binary_data": True}} for name in call.outputs
-        ]
-    head = dumps(document)
-    return (head, *raw), len(head)
+        document["outputs"] = [{"name": name} for name in call.outputs]
+    return (dumps if is_finite else dumps_with_nan)(document)
 
 
-def decode_infer_reply(body: bytes, header_length: str | None) -> PredictReply:
-    """Client: the outputs, raw or not."""
-    split = _split(body, header_length)
-    document = loads(body[:split])
-    raw, place, outputs = memoryview(body)[split:], 0, {}
+def decode_infer_reply(
+    body: bytes | bytearray | memoryview, header_length: str | None
+) -> PredictReply:
+    """Client: the outputs, raw or not; raw ones are not copied."""
+    data = memoryview(body)
+    split = _split(data, header_length)
+    head = bytes(data[:split])
     try:
-        for tensor in document["outputs"]:
-            name, dtype = tensor["name"], DTYPES[tensor["datatype"]]
-            size = tensor.get("parameters", {}).get("binary_data_size")
-            shape = tuple(tensor["shape"])
+        reply = (_reply_head if split <= MOST_KEPT else _reply_head.__wrapped__)(head)
+        place, outputs = split, {}
+        for name, dtype, shape, size, values in reply.outputs:
             if size is None:
-                outputs[name] = _from_json(tensor["data"], name, shape, dtype)
+                outputs[name] = _from_json(values, name, shape, dtype)
             else:
-                outputs[name] = decode_raw(raw[place : place + size], name, shape, dtype)
+                outputs[name] = decode_raw(data[place : place + size], name, shape, dtype)
                 place += size
-        return PredictReply(
-            model=document["model_name"],
-            version=version_number(document.get("model_version")),
-            signature="",
-            outputs=outputs,
-            request_id=str(document.get("id", "")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidRequestError(f"The answer is no inference reply: {error}") from error
+    return PredictReply(reply.model, reply.version, "", outputs, request_id=reply.id)
+
+
+# Heads of answers that are longer than this are not kept: they carry the numbers.
+MOST_KEPT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplyHead:
+    model: str
+    version: int
+    id: str
+    outputs: tuple[tuple[str, str, tuple[int, ...], int | None, Any], ...]
+
+
+@lru_cache(maxsize=256)  # the same model answers the same, but for the numbers
+def _reply_head(head: bytes) -> _ReplyHead:
+    document = loads(head)
+    return _ReplyHead(
+        model=document["model_name"],
+        version=version_number(document.get("model_version")),
+        id=str(document.get("id") or ""),
+        outputs=tuple(
+            (
+                each["name"],
+                DTYPES[each["datatype"]],
+                tuple(each["shape"]),
+                (each.get("parameters") or {}).get("binary_data_size"),
+                each.get("data"),
+            )
+            for each in document["outputs"]
+        ),
+    )

@@ -4,7 +4,8 @@ Replies always carry raw tensors, one an output: tritonclient reads nothing else
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
@@ -42,6 +43,9 @@ from serving.wire.oip import (
 )
 from serving.wire.oip_json import STATES, version_number
 from serving.wire.pool import message, new_message, parse_message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -248,11 +252,21 @@ def decode_load_request(name: str, body: bytes) -> str:
 
 def encode_infer_request(call: PredictCall) -> bytes:
     """Client: a ModelInferRequest with raw contents, each tensor copied once."""
+    pieces: list[bytes | memoryview] = [infer_request_head(call), id_field(call.request_id)]
+    for array in call.inputs.values():
+        data = view_raw(array)
+        pieces += (raw_field(len(data)), data)
+    # Fields of a message may stand in any order, so the tensors are written behind the rest:
+    # protobuf itself would copy each three times.
+    return b"".join(pieces)
+
+
+def infer_request_head(call: PredictCall) -> bytes:
+    """Client: a ModelInferRequest without its id and its tensors' contents."""
     request = message("inference.ModelInferRequest")()
     request.model_name = call.target.model
     if call.target.version is not None:
         request.model_version = str(call.target.version)
-    request.id = call.request_id
     if call.signature:
         request.parameters["signature_name"].string_param = call.signature
     for name, array in call.inputs.items():
@@ -261,17 +275,23 @@ def encode_infer_request(call: PredictCall) -> bytes:
         tensor.shape.extend(array.shape)
     for name in call.outputs:
         request.outputs.add().name = name
-    pieces: list[bytes | memoryview] = [request.SerializeToString()]
-    # Fields of a message may stand in any order, so the tensors are written behind the rest:
-    # protobuf itself would copy each three times.
-    for array in call.inputs.values():
-        data = view_raw(array)
-        pieces += (_RAW_INPUT_CONTENTS, _varint(len(data)), data)
-    return b"".join(pieces)
+    head: bytes = request.SerializeToString()
+    return head
 
 
-# Tag of the field raw_input_contents (7), length-delimited (2).
-_RAW_INPUT_CONTENTS = bytes([7 << 3 | 2])
+def id_field(request_id: str) -> bytes:
+    """Client: the field `id` of a ModelInferRequest; nothing for an empty one."""
+    text = request_id.encode()
+    return b"".join((_ID, _varint(len(text)), text)) if text else b""
+
+
+def raw_field(size: int) -> bytes:
+    """Client: what stands before so many bytes in the field `raw_input_contents`."""
+    return _RAW_INPUT_CONTENTS + _varint(size)
+
+
+# Tags of the fields id (3) and raw_input_contents (7), length-delimited (2).
+_ID, _RAW_INPUT_CONTENTS = bytes([3 << 3 | 2]), bytes([7 << 3 | 2])
 
 
 def _varint(number: int) -> bytes:
@@ -284,11 +304,18 @@ def _varint(number: int) -> bytes:
 
 
 def decode_infer_reply(body: bytes) -> PredictReply:
-    """Client: a ModelInferResponse."""
-    response = parse("ModelInferResponse", body)
-    raw = list(response.raw_output_contents)
+    """Client: a ModelInferResponse; large raw contents are not copied."""
+    raw: Sequence[bytes | memoryview]
+    if len(body) < WORTH_TAKING_APART:
+        reply = parse("ModelInferResponse", body)
+        raw = reply.raw_output_contents
+    else:
+        head, raw = _without_raw(body)
+        reply = parse("ModelInferResponse", head)
+    if raw and len(raw) != len(reply.outputs):
+        raise InvalidRequestError(f"{len(reply.outputs)} outputs came with {len(raw)} contents.")
     outputs = {}
-    for index, tensor in enumerate(response.outputs):
+    for index, tensor in enumerate(reply.outputs):
         shape, dtype = tuple(tensor.shape), DTYPES[tensor.datatype]
         outputs[tensor.name] = (
             decode_raw(raw[index], tensor.name, shape, dtype)
@@ -296,9 +323,138 @@ def decode_infer_reply(body: bytes) -> PredictReply:
             else _typed(tensor, shape, dtype)
         )
     return PredictReply(
-        model=response.model_name,
-        version=version_number(response.model_version),
+        model=reply.model_name,
+        version=version_number(reply.model_version),
         signature="",
         outputs=outputs,
-        request_id=response.id,
+        request_id=reply.id,
     )
+
+
+class InferReplyReader:
+    """Client: reads the answers to one question asked again and again.
+
+    They differ in their id and their numbers only, and what is the same need not be read anew.
+    """
+
+    def __init__(self) -> None:
+        self._seen: _Seen | None = None
+
+    def again(self, body: bytes) -> PredictReply | None:
+        """The answer, when it is like the last one that was read; None when it is not."""
+        seen = self._seen
+        if seen is None or len(body) != seen.length or not seen.is_like(body):
+            return None
+        array = np.frombuffer(body, seen.dtype, seen.count, seen.raw_at).reshape(seen.shape)
+        return PredictReply(
+            seen.model,
+            seen.version,
+            "",
+            {seen.name: array},
+            request_id=body[seen.id_at : seen.rest_at].decode(),
+        )
+
+    def read(self, body: bytes) -> PredictReply:
+        """As `decode_infer_reply`."""
+        reply = decode_infer_reply(body)
+        self._seen = _seen(body, reply)
+        return reply
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The layout of an answer with one output: where its id and its numbers stand."""
+
+    length: int
+    head: bytes
+    id_at: int
+    rest_at: int
+    rest: bytes
+    raw_at: int
+    model: str
+    version: int
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    count: int
+
+    def is_like(self, body: bytes) -> bool:
+        return body.startswith(self.head) and body.startswith(self.rest, self.rest_at)
+
+
+def _seen(body: bytes, reply: PredictReply) -> _Seen | None:
+    if len(reply.outputs) != 1:
+        return None
+    ((name, array),) = reply.outputs.items()
+    raw_at = len(body) - array.nbytes
+    if array.dtype.hasobject or not array.size or body[raw_at:] != array.tobytes():
+        return None
+    text = reply.request_id.encode()
+    id_at = body.index(text)
+    if text and body.count(text, 0, raw_at) != 1:
+        return None
+    rest_at = id_at + len(text)
+    return _Seen(
+        length=len(body),
+        head=body[:id_at],
+        id_at=id_at,
+        rest_at=rest_at,
+        rest=body[rest_at:raw_at],
+        raw_at=raw_at,
+        model=reply.model,
+        version=reply.version,
+        name=name,
+        dtype=array.dtype,
+        shape=array.shape,
+        count=array.size,
+    )
+
+
+# protobuf copies contents twice, which for a small answer costs less than to go around it.
+WORTH_TAKING_APART = 64 << 10
+
+# Tag of the field raw_output_contents (6), length-delimited (2).
+_RAW_OUTPUT_CONTENTS = 6 << 3 | 2
+
+
+def _without_raw(body: bytes) -> tuple[bytes, list[memoryview]]:
+    """Takes a ModelInferResponse apart: the message without raw contents, and those, not copied.
+
+    Raises:
+        InvalidRequestError: a field that goes beyond the message, or is of no message at all.
+    """
+    whole, raw, kept, place = memoryview(body), [], [], 0
+    while place < len(body):
+        begin = place
+        tag, place = _read_varint(body, place)
+        match tag & 7:
+            case 2:
+                length, place = _read_varint(body, place)
+                end = place + length
+            case 0:
+                end = _read_varint(body, place)[1]
+            case 1 | 5 as width:
+                end = place + (8 if width == 1 else 4)
+            case _:
+                raise InvalidRequestError("The answer is no ModelInferResponse.")
+        if end > len(body):
+            raise InvalidRequestError("The answer is no ModelInferResponse: it ends too early.")
+        if tag == _RAW_OUTPUT_CONTENTS:
+            raw.append(whole[place:end])
+        else:
+            kept.append(whole[begin:end])
+        place = end
+    return b"".join(kept), raw
+
+
+def _read_varint(body: bytes, place: int) -> tuple[int, int]:
+    """A number, and where the next byte stands."""
+    number = shift = 0
+    while place < len(body) and shift < 64:
+        byte = body[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, place
+        shift += 7
+    raise InvalidRequestError("The answer is no ModelInferResponse: a number has no end.")

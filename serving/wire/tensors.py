@@ -57,7 +57,12 @@ NAMES_OF_ENUM = {spelled: name for name, spelled in ENUM_NAMES.items()}
 
 def dtype_name(array: Array) -> str:
     """The project's name for an array's type: NumPy's, or "bytes" for objects and strings."""
-    return "bytes" if array.dtype.kind in "OSU" else array.dtype.name
+    return _name_of(array.dtype)
+
+
+@cache  # NumPy works a type's name out anew each time
+def _name_of(dtype: np.dtype[Any]) -> str:
+    return "bytes" if dtype.kind in "OSU" else dtype.name
 
 
 @cache

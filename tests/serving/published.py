@@ -26,7 +26,8 @@ FP32 = "assets.extra/convzoo/openvino/fp32.xml"
 
 
 def logits_of(image, scale=1.0):
-    return image.reshape(len(image), 4) @ (WEIGHTS * np.float32(scale))
+    flat = image.reshape(len(image), -1)
+    return flat @ np.resize(WEIGHTS * np.float32(scale), (flat.shape[1], 3))
 
 
 def softmax(logits):
@@ -35,25 +36,34 @@ def softmax(logits):
 
 
 def publish_tiny(
-    base_path: Path, model: str = "tiny", *, scale: float = 1.0, golden_scale: float | None = None
+    base_path: Path,
+    model: str = "tiny",
+    *,
+    scale: float = 1.0,
+    golden_scale: float | None = None,
+    side: int = 2,
 ) -> Path:
-    """Publishes the network with its weights times `scale`; another golden scale is a lie."""
+    """Publishes the network with its weights times `scale`; another golden scale is a lie.
+
+    Images are `side` x `side` pixels; the weights are repeated to fit them.
+    """
     import openvino as ov
     from openvino import opset13 as ops
 
-    image = ops.parameter([-1, 2, 2, 1], np.float32, name="image")
-    flat = ops.reshape(image, np.array([-1, 4]), special_zero=False)
-    logits = ops.matmul(flat, WEIGHTS * np.float32(scale), transpose_a=False, transpose_b=False)
+    weights = np.resize(WEIGHTS * np.float32(scale), (side * side, 3))
+    image = ops.parameter([-1, side, side, 1], np.float32, name="image")
+    flat = ops.reshape(image, np.array([-1, side * side]), special_zero=False)
+    logits = ops.matmul(flat, weights, transpose_a=False, transpose_b=False)
     probabilities = ops.softmax(logits, axis=1)
     image.output(0).get_tensor().set_names({"image"})
     logits.output(0).get_tensor().set_names({"logits"})
     probabilities.output(0).get_tensor().set_names({"probabilities"})
     network = ov.Model([logits, probabilities], [image], "tiny")
 
-    golden = np.random.default_rng(0).uniform(-1, 1, (8, 2, 2, 1)).astype(np.float32)
+    golden = np.random.default_rng(0).uniform(-1, 1, (8, side, side, 1)).astype(np.float32)
     expected = logits_of(golden, scale if golden_scale is None else golden_scale)
     tensor = TensorRecord(dtype="float32", shape=(-1, 3))
-    taken = {"image": TensorRecord(dtype="float32", shape=(-1, 2, 2, 1))}
+    taken = {"image": TensorRecord(dtype="float32", shape=(-1, side, side, 1))}
     with draft_version(base_path, model) as draft:
         (draft.path / FP32).parent.mkdir(parents=True)
         ov.save_model(network, draft.path / FP32, compress_to_fp16=False)
@@ -67,9 +77,9 @@ def publish_tiny(
                 architecture=Architecture(name="tiny"),
                 preprocessing=Preprocessing(
                     input=ImageInput(
-                        height=2, width=2, channels=1, colour="gray", value_range=(0, 1)
+                        height=side, width=side, channels=1, colour="gray", value_range=(0, 1)
                     ),
-                    pixel_steps=(Resize(height=2, width=2),),
+                    pixel_steps=(Resize(height=side, width=side),),
                     input_steps=(Scale(scale=1 / 255),),
                 ),
                 labels=LABELS,

@@ -26,7 +26,7 @@ def test_help_names_every_command_and_imports_none_of_the_heavy_packages():
         "import sys\n"
         "from zoo.command import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'tensorflow', 'keras', 'openvino', 'numpy', 'grpc', 'httpx2', 'matplotlib'}\n"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'numpy', 'grpc', 'httptools', 'matplotlib'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

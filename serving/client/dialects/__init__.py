@@ -3,8 +3,11 @@
 Every dialect gives the same results and the same errors, so that the client is written once.
 """
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
 
 from serving.client.exchange import Question
 from serving.client.results import Signature
@@ -21,12 +24,28 @@ from serving.messages import (
     Target,
 )
 
+Again: TypeAlias = Callable[[NDArray[Any], str], Question[PredictReply]]
+
 
 class Dialect(Protocol):
-    """One protocol over one kind of connection."""
+    """One protocol over one kind of connection.
+
+    Attributes:
+        names_calls: Whether the id of a call belongs into the body of its request.
+    """
+
+    names_calls: bool
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """Asks for the outputs of a signature; inputs have been checked and named."""
+        ...
+
+    def again(self, call: PredictCall) -> Again | None:
+        """How the same is asked with other numbers: one input, the same type and shape.
+
+        Returns:
+            What makes the question of an array and the call's id; None where nothing is saved.
+        """
         ...
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
@@ -76,8 +95,17 @@ DIALECTS = {
 }
 
 
-def dialect(protocol: str, *, is_grpc: bool) -> Dialect:
-    """The dialect for "native", "oip" or "tfs" over REST or gRPC."""
-    module, name = DIALECTS[protocol, is_grpc].split(":")
+def dialect(protocol: str, *, is_grpc: bool, has_raw: bool = True) -> Dialect:
+    """The dialect for "native", "oip" or "tfs" over REST or gRPC.
+
+    Args:
+        protocol: Its name.
+        is_grpc: gRPC, REST otherwise.
+        has_raw: Whether an Open Inference server takes raw tensors over REST; JSON if not.
+    """
+    place = DIALECTS[protocol, is_grpc]
+    if (protocol, is_grpc, has_raw) == ("oip", False, False):
+        place = "serving.client.dialects.oip_rest:PlainOipRest"
+    module, name = place.split(":")
     made: Dialect = getattr(import_module(module), name)()
     return made

@@ -4,6 +4,10 @@ Open Inference servers name themselves; ours does too. Whoever does not know the
 TensorFlow Serving.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from serving.client.address import Protocol
 from serving.client.dialects import replies
 from serving.client.exchange import Question, Reply, Request
 from serving.wire import oip_proto
@@ -13,27 +17,48 @@ from serving.wire.tfs_json import loads
 OURS = "convzoo"
 
 
-def identity(*, is_grpc: bool) -> Question[str]:
-    """Asks for the server's protocol: "native", "oip" or "tfs"."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a server says of itself.
+
+    Attributes:
+        protocol: "native", "oip" or "tfs".
+        has_raw: Whether it takes raw tensors over REST.
+    """
+
+    protocol: Protocol
+    has_raw: bool = True
+
+
+def identity(*, is_grpc: bool) -> Question[Server]:
+    """Asks a server what it is."""
     if is_grpc:
         return Question(Request(f"{oip_proto.SERVICE}/ServerMetadata", (b"",)), _grpc)
     return Question(Request("/v2", method="GET"), _http)
 
 
-def _spoken(name: str) -> str:
-    return "native" if name == OURS else "oip"
+def _server(name: str, extensions: Iterable[str]) -> Server:
+    return Server("native" if name == OURS else "oip", "binary_tensor_data" in extensions)
 
 
-def _http(reply: Reply) -> str:
+def _http(reply: Reply) -> Server:
     # 404 and its like, but not "who are you" (401, 403) or "come back" (408, 429).
     if reply.status in (400, 404, 405, 501):
-        return "tfs"
-    return replies.http(lambda body: _spoken(str(loads(body).get("name"))))(reply)
+        return Server("tfs", has_raw=False)
+
+    def decode(body: bytes) -> Server:
+        document = loads(body)
+        return _server(str(document.get("name")), document.get("extensions") or ())
+
+    return replies.http(decode)(reply)
 
 
-def _grpc(reply: Reply) -> str:
+def _grpc(reply: Reply) -> Server:
     if reply.status == CODE_NUMBERS["UNIMPLEMENTED"]:
-        return "tfs"
-    return replies.grpc(lambda body: _spoken(oip_proto.parse("ServerMetadataResponse", body).name))(
-        reply
-    )
+        return Server("tfs")
+
+    def decode(body: bytes) -> Server:
+        found = oip_proto.parse("ServerMetadataResponse", body)
+        return _server(found.name, found.extensions)
+
+    return replies.grpc(decode)(reply)

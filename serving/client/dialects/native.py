@@ -2,7 +2,7 @@
 
 from urllib.parse import urlencode
 
-from serving.client.dialects import replies
+from serving.client.dialects import Again, replies
 from serving.client.dialects.oip_grpc import OipGrpc
 from serving.client.dialects.oip_rest import OipRest
 from serving.client.dialects.tfs_grpc import TfsGrpc
@@ -31,7 +31,7 @@ SERVING = 1
 class NativeRest(TfsRest):
     """Our server over REST: TensorFlow Serving's, and more."""
 
-    _oip = OipRest()
+    _oip = OipRest(names_calls=False)
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """Raw tensors where there is a form for them, JSON where not."""
@@ -41,6 +41,10 @@ class NativeRest(TfsRest):
             except NoFormError:
                 pass  # complex numbers
         return super().predict(call, signature)
+
+    def again(self, call: PredictCall) -> Again | None:
+        """As Open Inference servers are asked."""
+        return self._oip.again(call)
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """`POST /api/models/m/classify`."""
@@ -102,6 +106,7 @@ def _picture(call: ExplainCall, png: bytes) -> ExplainReply:
 class NativeGrpc(TfsGrpc):
     """Our server over gRPC: TensorFlow Serving's, and more."""
 
+    names_calls: bool = True
     _oip = OipGrpc()
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
@@ -112,6 +117,10 @@ class NativeGrpc(TfsGrpc):
             except NoFormError:
                 pass  # complex numbers
         return super().predict(call, signature)
+
+    def again(self, call: PredictCall) -> Again | None:
+        """As Open Inference servers are asked."""
+        return self._oip.again(call)
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """PredictionService/Predict of the signature `classify_images`."""

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from serving.client.dialects import replies
+from numpy.typing import NDArray
+
+from serving.client.dialects import Again, replies
 from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.oip_rest import (
     Entry,
@@ -12,7 +14,7 @@ from serving.client.dialects.oip_rest import (
     status_of,
 )
 from serving.client.dialects.unexplained import Unexplained
-from serving.client.exchange import Question, Request
+from serving.client.exchange import Question, Reply, Request
 from serving.client.results import Signature
 from serving.messages import (
     ClassifyImagesCall,
@@ -25,19 +27,42 @@ from serving.messages import (
     TensorSpec,
 )
 from serving.wire import oip_proto
+from serving.wire.oip import view_raw
 
 
 class OipGrpc(Unexplained):
     """The Open Inference Protocol over gRPC."""
+
+    names_calls: bool = True
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """ModelInfer with raw contents."""
         del signature  # answers carry names and types
         no_label(call.target)
         body = oip_proto.encode_infer_request(call)
-        return Question(
-            Request(oip_proto.INFER, (body,)), replies.grpc(oip_proto.decode_infer_reply)
-        )
+        request = Request(oip_proto.INFER, (body,), id=call.request_id)
+        return Question(request, replies.grpc(oip_proto.decode_infer_reply))
+
+    def again(self, call: PredictCall) -> Again | None:
+        """The same message, but for its id and its numbers."""
+        if len(call.inputs) != 1 or call.target.label is not None:
+            return None
+        (array,) = call.inputs.values()
+        head = oip_proto.infer_request_head(call)
+        before_raw = oip_proto.raw_field(len(view_raw(array)))
+        reader = oip_proto.InferReplyReader()
+        read_anew = replies.grpc(reader.read)
+
+        def read(reply: Reply) -> PredictReply:
+            found = reader.again(bytes(reply.body)) if reply.status == 0 else None
+            return found or read_anew(reply)
+
+        def ask(array: NDArray[Any], request_id: str) -> Question[PredictReply]:
+            pieces = (head, oip_proto.id_field(request_id), before_raw, view_raw(array))
+            request = Request(oip_proto.INFER, (b"".join(pieces),), id=request_id)
+            return Question(request, read)
+
+        return ask
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """The protocol has tensors only."""

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from serving.client.dialects import replies
+from numpy.typing import NDArray
+
+from serving.client.dialects import Again, replies
 from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.tfs_rest import path
 from serving.client.dialects.unexplained import Unexplained
@@ -24,7 +26,7 @@ from serving.messages import (
 )
 from serving.messages import Signature as WireSignature
 from serving.wire import oip_json
-from serving.wire.oip import DTYPES
+from serving.wire.oip import DTYPES, view_raw
 from serving.wire.tfs_json import dumps, loads
 
 LENGTH = "inference-header-content-length"
@@ -35,7 +37,14 @@ STATES = {theirs: ours for ours, theirs in reversed(oip_json.STATES.items())}
 
 
 class OipRest(Unexplained):
-    """The Open Inference Protocol over REST."""
+    """The Open Inference Protocol over REST.
+
+    Args:
+        names_calls: Whether the id of a call goes into the body, for servers that read it there.
+    """
+
+    def __init__(self, *, names_calls: bool = True) -> None:
+        self.names_calls = names_calls
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """`POST /v2/models/m/infer`; the inputs travel raw, and the outputs where they can."""
@@ -43,12 +52,22 @@ class OipRest(Unexplained):
         no_label(call.target)
         pieces, split = oip_json.encode_infer_request(call)
         headers = (("content-type", "application/octet-stream"), (LENGTH, str(split)))
+        page = f"{path('/v2', call.target)}/infer"
+        request = Request(page, pieces, headers=headers, id=call.request_id)
+        return Question(request, replies.http_reply(_decode_infer))
 
-        def decode(reply: Reply) -> PredictReply:
-            return oip_json.decode_infer_reply(bytes(reply.body), reply.headers.get(LENGTH))
+    def again(self, call: PredictCall) -> Again | None:
+        """The same JSON, and other numbers behind it."""
+        if self.names_calls or len(call.inputs) != 1 or call.target.label is not None:
+            return None
+        request = self.predict(call, None).request
+        page, head, headers = request.path, request.body[0], request.headers
+        read = replies.http_reply(_decode_infer)
 
-        request = Request(f"{path('/v2', call.target)}/infer", pieces, headers=headers)
-        return Question(request, replies.http_reply(decode))
+        def ask(array: NDArray[Any], _: str) -> Question[PredictReply]:
+            return Question(Request(page, (head, view_raw(array)), headers=headers), read)
+
+        return ask
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """The protocol has tensors only."""
@@ -95,13 +114,13 @@ class OipRest(Unexplained):
         if target is not None:
             no_label(target)
         page = "/v2/health/ready" if target is None else f"{path('/v2', target)}/ready"
+        read = replies.http(_is_ready)
 
-        def decode(body: bytes) -> bool:
-            # Triton and MLServer answer 200 with no body at all.
-            document = loads(body) if body.strip() else {}
-            return not isinstance(document, dict) or document.get("ready", True) is not False
+        def decode(reply: Reply) -> bool:
+            # Triton says 400 of a model that is loading, and of one it never heard of.
+            return reply.status not in (400, 503) and read(reply)
 
-        return Question(Request(page, method="GET"), replies.http(decode))
+        return Question(Request(page, method="GET"), decode)
 
     def load(self, model: str) -> Question[None]:
         """`POST /v2/repository/models/m/load`."""
@@ -115,6 +134,34 @@ class OipRest(Unexplained):
         page = path("/v2/repository", Target(model))
         request = Request(f"{page}/{verb}", (dumps({}),), headers=JSON, is_repeatable=False)
         return Question(request, replies.http(lambda _: None))
+
+
+def _is_ready(body: bytes) -> bool:
+    # Triton and MLServer answer 200 with no body at all.
+    document = loads(body) if body.strip() else {}
+    return not isinstance(document, dict) or document.get("ready", True) is not False
+
+
+class PlainOipRest(OipRest):
+    """The same for servers that take JSON only, such as MLServer."""
+
+    def again(self, call: PredictCall) -> Again | None:
+        """All of a request is written anew."""
+        del call
+        return None
+
+    def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
+        """`POST /v2/models/m/infer`; inputs and outputs are JSON."""
+        del signature  # answers carry names and types
+        no_label(call.target)
+        body = oip_json.encode_plain_infer_request(call)
+        page = f"{path('/v2', call.target)}/infer"
+        request = Request(page, (body,), headers=JSON, id=call.request_id)
+        return Question(request, replies.http_reply(_decode_infer))
+
+
+def _decode_infer(reply: Reply) -> PredictReply:
+    return oip_json.decode_infer_reply(reply.body, reply.headers.get(LENGTH))
 
 
 # --- What both forms of the protocol share ------------------------------------------------------
@@ -157,7 +204,8 @@ def status_of(target: Target, entries: list[Entry]) -> ModelStatus:
     versions = [
         VersionStatus(
             version=int(version) if version.isdigit() else 0,
-            state=STATES.get(state, VersionState.END),
+            # MLServer's gRPC says "State.READY".
+            state=STATES.get(state.rpartition(".")[2], VersionState.END),
             error_message=reason,
         )
         for name, version, state, reason in entries

@@ -1,11 +1,13 @@
 """What every dialect does with a reply: its body when it is a success, its error when not."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from serving.client.errors import AnswerError, ClientError
-from serving.client.exchange import Reply
+from serving.client.exchange import TIMINGS_HEADER, Reply
 from serving.client.failures import grpc_error, http_error
+from serving.client.results import Timings
 from serving.errors import InvalidRequestError, ServingError
 from serving.wire import tfs_json
 
@@ -64,3 +66,15 @@ def _message(body: bytes) -> str:
     if isinstance(document, dict) and isinstance(document.get("error"), str):
         return str(document["error"])
     return body[:200].decode("utf-8", "replace").strip()
+
+
+_TIMINGS = re.compile(r"(decode|queue|execute|encode);dur=(\d+(?:\.\d+)?)")
+_NO_TIMINGS = Timings()
+
+
+def timings_of(headers: Mapping[str, str]) -> Timings:
+    """Where the server's time went, as the header `Server-Timing` has it in milliseconds."""
+    text = headers.get(TIMINGS_HEADER)
+    if not text:
+        return _NO_TIMINGS
+    return Timings(**{f"{name}_s": float(spent) / 1e3 for name, spent in _TIMINGS.findall(text)})

@@ -1,6 +1,6 @@
 """TensorFlow Serving's gRPC interface."""
 
-from serving.client.dialects import replies
+from serving.client.dialects import Again, replies
 from serving.client.dialects.limits import no_images, no_list, no_loading
 from serving.client.dialects.tfs_rest import is_available
 from serving.client.dialects.unexplained import Unexplained
@@ -23,6 +23,8 @@ from serving.wire.codes import CODE_NUMBERS
 class TfsGrpc(Unexplained):
     """TensorFlow Serving over gRPC."""
 
+    names_calls: bool = False
+
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """PredictionService/Predict."""
         del signature  # protobuf answers carry names and types
@@ -30,6 +32,11 @@ class TfsGrpc(Unexplained):
         return Question(
             Request(tfs_proto.PREDICT, (body,)), replies.grpc(tfs_proto.decode_predict_reply)
         )
+
+    def again(self, call: PredictCall) -> Again | None:
+        """All of a request is written anew."""
+        del call
+        return None
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """TensorFlow Serving takes tensors only."""

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from serving.client.dialects import replies
+from serving.client.dialects import Again, replies
 from serving.client.dialects.limits import no_images, no_list, no_loading
 from serving.client.dialects.unexplained import Unexplained
 from serving.client.exchange import Question, Reply, Request
@@ -27,6 +27,8 @@ JSON = (("content-type", "application/json"),)
 class TfsRest(Unexplained):
     """TensorFlow Serving over REST."""
 
+    names_calls: bool = False
+
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """`POST /v1/models/m:predict`, in column form."""
         body = tfs_json.encode_predict_request(call)
@@ -37,6 +39,11 @@ class TfsRest(Unexplained):
 
         request = Request(f"{path('/v1', call.target)}:predict", (body,), headers=JSON)
         return Question(request, replies.http(decode))
+
+    def again(self, call: PredictCall) -> Again | None:
+        """All of a request is written anew."""
+        del call
+        return None
 
     def classify(self, call: ClassifyImagesCall) -> Question[ClassifyImagesReply]:
         """TensorFlow Serving takes tensors only."""

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.client.client import AsyncClient, Client
+from serving.client.async_client import AsyncClient
+from serving.client.client import Client
 from serving.client.core import Send
 from serving.client.dialects.oip_rest import LENGTH
 from serving.client.errors import (

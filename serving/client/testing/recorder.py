@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from serving.client import address as addresses
-from serving.client.client import AsyncClient, Client
+from serving.client.async_client import AsyncClient
+from serving.client.client import Client
 from serving.client.core import Send
 from serving.client.errors import UsageError
-from serving.client.exchange import Reply
+from serving.client.exchange import FIELD_HEADER, REQUEST_ID_HEADER, TIMINGS_HEADER, Reply
 from serving.client.settings import Tls
 from serving.client.transports import (
     AsyncTransport,
@@ -20,7 +21,12 @@ from serving.client.transports import (
 )
 
 # Of a reply's headers, those that the client reads; the rest may hold secrets and dates.
-KEPT = frozenset(("content-type", "inference-header-content-length", "retry-after", "x-request-id"))
+KEPT = frozenset(
+    (
+        *("content-type", "inference-header-content-length", "retry-after"),
+        *("grpc-retry-pushback-ms", REQUEST_ID_HEADER, FIELD_HEADER, TIMINGS_HEADER),
+    )
+)
 
 
 class Recorder:
@@ -118,8 +124,11 @@ class Recorder:
 
 def _key(step: Send) -> tuple[str, str, str]:
     request = step.request
-    body = base64.b64encode(b"".join(request.body)).decode()
-    return request.method, request.path, body
+    # The id of a call is another each time.
+    body = b"".join(request.body)
+    if request.id:
+        body = body.replace(request.id.encode(), b"")
+    return request.method, request.path, base64.b64encode(body).decode()
 
 
 class _Threads:

@@ -1,4 +1,4 @@
-"""Connections: httpx2 for HTTP, grpcio for gRPC; one form for threads, one for asyncio each.
+"""Connections: sockets and httptools for HTTP, grpcio for gRPC; one form for threads, one for asyncio each.
 
 A transport carries `Send` steps and gives replies. It knows nothing of what they mean.
 """

@@ -5,6 +5,8 @@ import os
 import re
 from typing import Any
 
+import grpc
+
 from serving.client import tls as tls_files
 from serving.client.address import Address
 from serving.client.core import Send
@@ -31,7 +33,8 @@ CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE = 1, 4, 14
 class _GrpcChannel:
     """What both forms share: one channel, made when it is first used."""
 
-    def __init__(self, address: Address, tls: Tls) -> None:
+    def __init__(self, address: Address, tls: Tls, module: Any) -> None:
+        self._module = module
         self._address = address
         self._tls = tls
         self._options = list(GRPC_OPTIONS)
@@ -42,24 +45,24 @@ class _GrpcChannel:
         self._methods: dict[str, Any] = {}
         self._process = os.getpid()
 
-    def _method(self, path: str, module: Any) -> Any:
+    def _method(self, path: str) -> Any:
         if self._is_closed:
             raise UsageError("The client is closed.")
-        found = self._methods.get(path)
-        if found is not None:
-            return found
         if os.getpid() != self._process:
             raise UsageError(
                 "A gRPC client does not survive a fork: make it in the process that uses it."
             )
+        found = self._methods.get(path)
+        if found is not None:
+            return found
         if self._channel is None:
             # Not before the first call: an asyncio channel belongs to the loop it was made in.
             target = f"dns:///{self._address.authority}"
             if self._address.is_encrypted:
                 credentials = tls_files.credentials(self._tls)
-                self._channel = module.secure_channel(target, credentials, self._options)
+                self._channel = self._module.secure_channel(target, credentials, self._options)
             else:
-                self._channel = module.insecure_channel(target, self._options)
+                self._channel = self._module.insecure_channel(target, self._options)
         self._methods[path] = made = self._channel.unary_unary(path)
         return made
 
@@ -69,7 +72,7 @@ class _GrpcChannel:
         details = error.details() or ""
         if (own := self._own_failure(code, details, deadline)) is not None:
             raise own from error
-        return Reply(code, headers=_texts(error.trailing_metadata()), message=details)
+        return Reply(code, b"", _texts(error.trailing_metadata()), details, error)
 
     def _own_failure(self, code: int, details: str, deadline: Deadline) -> ClientError | None:
         authority = self._address.authority
@@ -103,18 +106,19 @@ def _texts(metadata: Any) -> dict[str, str]:
 class GrpcTransport(_GrpcChannel):
     """gRPC for threads."""
 
+    def __init__(self, address: Address, tls: Tls) -> None:
+        super().__init__(address, tls, grpc)
+
     def send(self, step: Send) -> Reply:
         """As `Transport.send`."""
-        import grpc
-
-        method = self._method(step.request.path, grpc)
+        method, headers = self._method(step.request.path), step.headers or None
+        body, left = b"".join(step.request.body), step.deadline.require_s("connecting")
         try:
-            answer, call = method.with_call(
-                b"".join(step.request.body),
-                timeout=step.deadline.require_s("connecting"),
-                metadata=step.headers,
-            )
-        except grpc.RpcError as error:
+            if step.request.id:
+                # The answer says itself what the trailers would.
+                return Reply(0, method(body, timeout=left, metadata=headers))
+            answer, call = method.with_call(body, timeout=left, metadata=headers)
+        except self._module.RpcError as error:
             return self._failure(error, step.deadline)
         except ValueError as error:
             raise UsageError(f"gRPC refused the call: {error}") from error
@@ -123,6 +127,7 @@ class GrpcTransport(_GrpcChannel):
     def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
         self._is_closed = True
+        self._methods.clear()
         if self._channel is not None:
             self._channel.close()
 
@@ -130,11 +135,12 @@ class GrpcTransport(_GrpcChannel):
 class AsyncGrpcTransport(_GrpcChannel):
     """gRPC for asyncio."""
 
+    def __init__(self, address: Address, tls: Tls) -> None:
+        super().__init__(address, tls, grpc.aio)
+
     async def send(self, step: Send) -> Reply:
         """As `Transport.send`."""
-        import grpc
-
-        method = self._method(step.request.path, grpc.aio)
+        method = self._method(step.request.path)
         try:
             call = method(
                 b"".join(step.request.body),
@@ -143,14 +149,15 @@ class AsyncGrpcTransport(_GrpcChannel):
             )
             answer = await call
             trailers = _texts(await call.trailing_metadata())
-        except grpc.aio.AioRpcError as error:
+        except self._module.AioRpcError as error:
             return self._failure(error, step.deadline)
-        except (ValueError, grpc.aio.UsageError) as error:
+        except (ValueError, self._module.UsageError) as error:
             raise UsageError(f"gRPC refused the call: {error}") from error
         return Reply(0, answer, trailers)
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
         self._is_closed = True
+        self._methods.clear()
         if self._channel is not None:
             await self._channel.close()

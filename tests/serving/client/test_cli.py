@@ -1,16 +1,19 @@
 """`convzoo predict` against a real server."""
 
 import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from serving.client.cli import predict
-from serving.client.errors import ModelNotFoundError, TransportError
+from serving.client import errors
+from serving.client.cli import HELP, predict
 from tests.zoo.test_preprocess import encoded
 
-pytestmark = pytest.mark.openvino
+served = pytest.mark.openvino
 
 PNG = encoded(np.array([[0, 255], [100, 0]], np.uint8))
 
@@ -33,6 +36,7 @@ def run(tiny_server):
     return invoke
 
 
+@served
 def test_a_folder_is_shown_as_a_table_with_bars(run, images):
     told = run("tiny", images)
     assert told.exit_code == 0
@@ -41,6 +45,7 @@ def test_a_folder_is_shown_as_a_table_with_bars(run, images):
     assert told.stderr == ""
 
 
+@served
 def test_patterns_choose_files(run, images):
     told = run("tiny", images / "**" / "*.png", "--json", "--top-k", "1")
     documents = json.loads(told.stdout)
@@ -49,11 +54,13 @@ def test_patterns_choose_files(run, images):
     assert len(documents[0]["scores"]) == 1
 
 
+@served
 def test_standard_input_is_an_image(run):
     told = run("tiny", "-", "--json", "--label", "stable", input=PNG)
     assert json.loads(told.stdout)[0]["version"] == 1
 
 
+@served
 def test_an_image_that_is_none_is_told_and_the_rest_is_answered(run, images):
     told = run("tiny", images / "a.png", images / "notes.txt", images / "no.png", images / "b.PNG")
     assert told.exit_code == 3
@@ -62,15 +69,18 @@ def test_an_image_that_is_none_is_told_and_the_rest_is_answered(run, images):
     assert "Cannot read the image" in told.stderr
 
 
+@served
 def test_other_failures_end_the_command_with_their_code(run, images):
     lost = run("huge", images)
-    assert isinstance(lost.exception, ModelNotFoundError)
-    assert lost.exception.exit_code == 13
+    assert lost.exit_code == 13
+    assert "this server has tiny" in lost.stderr
     gone = run("tiny", images, "--url", "http://127.0.0.1:9", "--timeout-s", "1")
-    assert isinstance(gone.exception, TransportError)
-    assert gone.exception.exit_code == 10
+    assert gone.exit_code == 10
+    assert gone.stderr.count("error: ") == 1
+    assert (lost.stdout, gone.stdout) == ("", "")
 
 
+@served
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(("nothing-*.png",), "No file matches"), (("deep/empty",), "There is no image in")],
@@ -80,3 +90,95 @@ def test_nothing_to_look_at_is_told(run, images, arguments, words):
     told = run("tiny", *(images / each for each in arguments))
     assert told.exit_code == 2
     assert words in told.stderr
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers the first image, and everything after it with one status."""
+
+    status = 200
+    asked = 0
+    rows = 1
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        type(self).asked += 1
+        results = [[{"class_id": 0, "label": "ant", "probability": 1.0}]] * self.rows
+        document = {"model": "m", "version": 1, "request_id": "", "results": results, "timings": {}}
+        status = 200 if self.asked == 1 else self.status
+        self.answer(status, document if status == 200 else {"error": "so it is"})
+
+    def do_GET(self):
+        self.answer(200, {"name": "convzoo"})
+
+    def answer(self, status, document):
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, 3),
+        (503, 14),
+        (504, 11),
+        (429, 12),
+        (404, 13),
+        (401, 15),
+        (403, 15),
+        (501, 16),
+        (500, 17),
+    ],
+)
+def test_each_kind_of_failure_has_its_code(tmp_path, status, code):
+    (tmp_path / "00.png").write_bytes(PNG)
+    kind = type("Fresh", (Refusing,), {"status": status, "asked": 0})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        arguments = ["m", str(tmp_path / "00.png"), "--url", url, "--json"]
+        alone = CliRunner().invoke(predict, arguments)
+        kind.asked = 1
+        told = CliRunner().invoke(predict, arguments)
+        server.shutdown()
+        thread.join()
+    assert (alone.exit_code, json.loads(alone.stdout)[0]["scores"][0]["label"]) == (0, "ant")
+    assert told.exit_code == code
+    assert "00.png: so it is" in told.stderr
+
+
+def test_the_exit_codes_of_the_help_are_those_of_the_errors():
+    listed = {int(code) for code in re.findall(r"(?:^|  )\s*(\d+)  \w", HELP, re.MULTILINE)}
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    tree = {each.exit_code for each in kinds if issubclass(each, errors.ClientError)}
+    assert listed == tree - {errors.ClientError.exit_code}
+    assert (
+        "\n  convzoo predict lenet5 digit.png\n" in CliRunner().invoke(predict, ["--help"]).output
+    )
+
+
+def test_what_was_answered_before_a_failure_is_shown(tmp_path):
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").write_bytes(PNG)
+    kind = type("Fresh", (Refusing,), {"status": 500, "asked": 0, "rows": 8})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        told = CliRunner().invoke(
+            predict, ["m", str(tmp_path), "--url", url, "--json", "--concurrency", "1"]
+        )
+        server.shutdown()
+        thread.join()
+    assert told.exit_code == 17
+    assert [each["image"][-6:] for each in json.loads(told.stdout)] == [
+        f"{number:02}.png" for number in range(8)
+    ]
+    assert told.stderr.count("error: ") == 1
+    assert "08.png: so it is" in told.stderr

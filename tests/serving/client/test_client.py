@@ -1,13 +1,14 @@
 """The typed client against a real server process, over both protocols."""
 
 import asyncio
-import inspect
 import io
+import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from serving.client.results import Classification
 from tests.serving.published import logits_of, softmax
 from tests.zoo.test_preprocess import encoded
 
+ROOT = Path(__file__).parents[3]
 IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
 PIXELS = np.array([[0, 255], [100, 0]], np.uint8)
 
@@ -228,15 +230,10 @@ async def test_the_async_client_gives_the_same_answers(tiny_server, kind):
             await client.predict("huge", IMAGE)
 
 
-def test_both_clients_have_the_same_methods_with_the_same_parameters():
-    def methods(kind):
-        public = [name for name in vars(kind) if not name.startswith("_")]
-        # What is awaited or iterated differs in its kind; what is passed must not.
-        return {name: inspect.signature(getattr(kind, name)).parameters for name in public}
-
-    assert methods(Client) == methods(AsyncClient)
-    made = [inspect.signature(kind.__init__).parameters for kind in (Client, AsyncClient)]
-    assert list(made[0]) == list(made[1])
+def test_the_client_for_threads_is_what_the_one_for_tasks_makes_of_it():
+    command = [sys.executable, "scripts/derive_client.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
@@ -359,3 +356,66 @@ heavy = {"tensorflow", "keras", "openvino", "uvicorn", "starlette", "PIL", "zoo"
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@served
+def test_answers_say_where_the_servers_time_went_and_how_it_knows_the_call(client):
+    answer = client.classify("tiny", PIXELS)
+    assert answer.timings.execute_s is not None
+    assert answer.timings.total_s > 0
+    assert "execute" in str(answer.timings)
+    first, second = (client.predict("tiny", IMAGE) for _ in range(2))
+    assert first.request_id
+    assert first.request_id != second.request_id
+    assert client.classify("tiny", PIXELS).request_id != answer.request_id != ""
+    with pytest.raises(ModelNotFoundError) as missing:
+        client.predict("huge", IMAGE)
+    assert missing.value.request_id
+    with pytest.raises(InvalidInputError) as refused:
+        client.classify("tiny", b"abc")
+    assert refused.value.field.startswith("image")
+    assert (refused.value.url, refused.value.model, refused.value.attempts) == (
+        client._core._address.url,
+        "tiny",
+        1,
+    )
+
+
+@served
+def test_what_a_library_raised_is_chained(tiny_server):
+    import grpc
+
+    with (
+        Client(f"grpc://{tiny_server.grpc}") as client,
+        pytest.raises(InvalidInputError) as refused,
+    ):
+        client.classify("tiny", b"abc")
+    assert isinstance(refused.value.__cause__, grpc.RpcError)
+    with (
+        Client("http://127.0.0.1:9", retries=Retries(attempts=1)) as client,
+        pytest.raises(TransportError) as gone,
+    ):
+        client.models()
+    assert isinstance(gone.value.__cause__, ConnectionRefusedError)
+
+
+@served
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_grpc_client_says_that_it_does_not_survive_a_fork(tiny_server):
+    """In a process of its own, because gRPC itself does not survive one either."""
+    code = f"""
+import os
+from serving.client import Client
+from serving.client.errors import UsageError
+client = Client("grpc://{tiny_server.grpc}")
+client.models()
+child = os.fork()
+if child == 0:
+    try:
+        client.models()
+    except UsageError as error:
+        os._exit("does not survive a fork" not in str(error))
+    os._exit(2)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

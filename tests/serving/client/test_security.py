@@ -3,6 +3,7 @@
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,3 +190,24 @@ def test_every_call_says_who_is_asking(kind):
     assert len({each["x-request-id"] for each in seen}) == 3
     if kind == "http":
         assert 0 < float(seen[0]["x-request-timeout-s"]) <= 60
+
+
+def test_calls_belong_to_the_trace_that_the_program_is_in():
+    """In a process of its own: OpenTelemetry's presence is what is tested."""
+    pytest.importorskip("opentelemetry.propagate", reason="needs opentelemetry-api")
+    port, seen, stop = http_server()
+    code = f"""
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from serving.client import Client
+span = NonRecordingSpan(SpanContext(0xA, 0xB, is_remote=False, trace_flags=TraceFlags(1)))
+with Client("http://127.0.0.1:{port}", protocol="tfs", token="t") as client:
+    with trace.use_span(span):
+        client.status("m")
+"""
+    try:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    finally:
+        stop()
+    assert seen[0]["traceparent"] == f"00-{0xA:032x}-{0xB:016x}-01"
+    assert seen[0]["authorization"] == "Bearer t"

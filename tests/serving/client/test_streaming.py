@@ -71,3 +71,15 @@ def test_sizes_that_cannot_work_are_told_at_once(server):
             client.classify_many("look", [], concurrency=0)
         with pytest.raises(UsageError, match="batch_size is -1"):
             client.predict_many("sum", [], batch_size=-1)
+
+
+def test_a_progress_bar_knows_the_total_where_the_items_do(server, capsys):
+    with server.client() as client:
+        list(client.classify_many("look", [PIXELS] * 5, progress=True))
+        told = capsys.readouterr()
+        list(client.classify_many("look", iter([PIXELS] * 5), progress=True))
+        unknown = capsys.readouterr()
+        list(client.classify_many("look", [PIXELS] * 5))
+    assert "5/5" in told.err
+    assert "5/?" in unknown.err
+    assert capsys.readouterr().err == told.out == ""
