@@ -17,7 +17,7 @@ from serving.core.service import Service
 from serving.errors import ConfigError
 from serving.listeners.grpcio import GrpcioListener
 from serving.listeners.uvicorn import UvicornListener
-from serving.protocols.grpc import build_grpc
+from serving.protocols.grpc import build_grpc, build_grpc_streams, build_grpc_watches
 from serving.protocols.http import build_http
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ def _grpc(settings: Settings, service: Service) -> GrpcioListener:
             build_grpc(service),
             f"{host}:{settings.grpc_port}",
             max_message_bytes=settings.max_request_bytes,
+            streams=build_grpc_streams(service),
+            watches=build_grpc_watches(service),
         )
     except OSError as error:
         raise ConfigError(

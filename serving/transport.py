@@ -4,7 +4,7 @@ A listener (uvicorn, grpcio, Envoy) accepts connections and turns what arrives i
 protocol answers them and never sees a socket. So each can be replaced without the other.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -73,4 +73,12 @@ class GrpcResponse:
 
 GrpcHandler = Callable[[GrpcRequest], Awaitable[GrpcResponse]]
 GrpcRoutes = Mapping[str, GrpcHandler]
-"""Handlers by full method path, e.g. "/tensorflow.serving.PredictionService/Predict"."""
+"""Handlers by full method path, e.g. "/tensorflow.serving.PredictionService/Predict".
+
+The same shape serves streams in which each request has one answer: the handler is called once a
+message, and the listener keeps the answers in order.
+"""
+
+GrpcWatch = Callable[[GrpcRequest], AsyncIterator[bytes]]
+GrpcWatches = Mapping[str, GrpcWatch]
+"""Methods with one request and answers until the caller goes, by full method path."""

@@ -1,11 +1,20 @@
 """gRPC through grpcio's asyncio server: bytes in, bytes out, methods by path."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from serving.transport import GrpcRequest, GrpcRoutes
+from serving.transport import (
+    GrpcHandler,
+    GrpcRequest,
+    GrpcResponse,
+    GrpcRoutes,
+    GrpcWatch,
+    GrpcWatches,
+)
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -14,21 +23,45 @@ class GrpcioListener:
     """Accepts gRPC connections.
 
     Args:
-        routes: Answers the methods.
+        routes: Answers the unary methods.
         address: "host:port"; port 0 lets the system choose.
         max_message_bytes: A larger request is refused with RESOURCE_EXHAUSTED.
+        streams: Answers each message of a stream.
+        watches: Answer one request again and again.
+        max_in_flight: Messages of one stream that are answered at the same time; the next one is
+            read when the oldest has its answer.
+        max_streams: Calls open at the same time on one connection.
     """
 
-    def __init__(self, routes: GrpcRoutes, address: str, *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        routes: GrpcRoutes,
+        address: str,
+        *,
+        max_message_bytes: int,
+        streams: GrpcRoutes | None = None,
+        watches: GrpcWatches | None = None,
+        max_in_flight: int = 16,
+        max_streams: int = 1024,
+    ) -> None:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", max_streams),
                 # Two servers on one port would share its connections by chance.
                 ("grpc.so_reuseport", 0),
             ]
         )
-        self._server.add_generic_rpc_handlers((_Methods(routes),))
+        handlers = {
+            path: grpc.unary_unary_rpc_method_handler(_unary(handler))
+            for path, handler in routes.items()
+        }
+        for path, handler in (streams or {}).items():
+            handlers[path] = grpc.stream_stream_rpc_method_handler(_stream(handler, max_in_flight))
+        for path, watch in (watches or {}).items():
+            handlers[path] = grpc.unary_stream_rpc_method_handler(_watch(watch))
+        self._server.add_generic_rpc_handlers((_Methods(handlers),))
         try:
             self.port = int(self._server.add_insecure_port(address))
         except RuntimeError as error:
@@ -44,38 +77,81 @@ class GrpcioListener:
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, routes: GrpcRoutes) -> None:
-        self._handlers = {
-            path: grpc.unary_unary_rpc_method_handler(_unary(handler))
-            for path, handler in routes.items()
-        }
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        self._handlers = handlers
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method, or None."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _unary(handler: Any) -> Any:
+def _request(body: bytes, context: Any) -> GrpcRequest:
+    received = time.monotonic()
+    remaining = context.time_remaining()
+    return GrpcRequest(
+        body=body,
+        metadata={
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        },
+        deadline=None if remaining is None else received + remaining,
+        received=received,
+    )
+
+
+def _unary(handler: GrpcHandler) -> Any:
     async def call(body: bytes, context: Any) -> bytes:
-        received = time.monotonic()
-        remaining = context.time_remaining()
-        response = await handler(
-            GrpcRequest(
-                body=body,
-                metadata={
-                    key: value
-                    for key, value in context.invocation_metadata() or ()
-                    if isinstance(value, str)
-                },
-                deadline=None if remaining is None else received + remaining,
-                received=received,
-            )
-        )
+        response = await handler(_request(body, context))
         if response.trailers:
             context.set_trailing_metadata(response.trailers)
         if response.code:
             await context.abort(_CODES[response.code], response.message)
-        answer: bytes = response.body
-        return answer
+        return response.body
+
+    return call
+
+
+def _stream(handler: GrpcHandler, max_in_flight: int) -> Any:
+    async def call(messages: Any, context: Any) -> AsyncIterator[bytes]:
+        begun: asyncio.Queue[asyncio.Task[GrpcResponse] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(max_in_flight)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        def start(coroutine: Any) -> Any:
+            task = asyncio.create_task(coroutine)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
+
+        async def read() -> None:
+            try:
+                async for body in messages:
+                    await room.acquire()
+                    begun.put_nowait(start(handler(_request(body, context))))
+            finally:
+                begun.put_nowait(None)
+
+        reader = start(read())
+        try:
+            # The oldest first, however soon the others are done.
+            while (task := await begun.get()) is not None:
+                response = await task
+                if response.code:
+                    await context.abort(_CODES[response.code], response.message)
+                yield response.body
+                room.release()
+            await reader
+        finally:
+            for each in tuple(tasks):
+                each.cancel()
+
+    return call
+
+
+def _watch(watch: GrpcWatch) -> Any:
+    async def call(body: bytes, context: Any) -> AsyncIterator[bytes]:
+        async for answer in watch(_request(body, context)):
+            yield answer
 
     return call

@@ -1,10 +1,13 @@
 """All gRPC methods by their full path: TensorFlow Serving's, Open Inference's, and health."""
 
+import asyncio
 import uuid
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from serving.messages import Target
 from serving.protocols.oip_grpc import INFERENCE_SERVICE, OipGrpc
+from serving.protocols.reflection import REFLECTION_SERVICE, Reflection
 from serving.protocols.service import Administration, Service
 from serving.protocols.status import (
     FixedCodeError,
@@ -16,36 +19,94 @@ from serving.protocols.status import (
     timings_header,
 )
 from serving.protocols.tfs_grpc import MODEL_SERVICE, PREDICTION_SERVICE, TfsGrpc
-from serving.transport import GrpcHandler, GrpcRequest, GrpcResponse, GrpcRoutes
+from serving.transport import (
+    GrpcHandler,
+    GrpcRequest,
+    GrpcResponse,
+    GrpcRoutes,
+    GrpcWatches,
+)
 from serving.wire.pool import new_message, parse_message
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
-SERVICES = (PREDICTION_SERVICE, MODEL_SERVICE, INFERENCE_SERVICE, HEALTH_SERVICE)
+SERVICES = (
+    *(PREDICTION_SERVICE, MODEL_SERVICE, INFERENCE_SERVICE, HEALTH_SERVICE),
+    REFLECTION_SERVICE,
+)
 # TensorFlow Serving registers its own without their package.
 HEALTH_NAMES = ("", "PredictionService", "ModelService", *SERVICES)
-SERVING, NOT_SERVING = 1, 2
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+IDENTITY = ("convzoo", version("convzoo"))
 
 
 def build_grpc(service: Service, administration: Administration | None = None) -> GrpcRoutes:
-    """The handler of every gRPC method; without `administration` nothing can be changed."""
+    """The handler of every unary method; without `administration` nothing can be changed."""
 
     async def health(request: GrpcRequest) -> bytes:
-        name = parse_message("grpc.health.v1.HealthCheckRequest", request.body).service
-        if name in HEALTH_NAMES:
-            is_serving = service.is_ready()
-        elif name in service.models():
-            is_serving = service.is_model_ready(Target(name))
-        else:
+        name = _asked_service(request)
+        status = _status(service, name)
+        if status == SERVICE_UNKNOWN:
             raise FixedCodeError(f"No service or model {name!r}.", code="NOT_FOUND")
-        status = SERVING if is_serving else NOT_SERVING
-        return new_message("grpc.health.v1.HealthCheckResponse", status=status)
+        return _health_reply(status)
 
     methods = {
         **TfsGrpc(service, administration).methods(),
-        **OipGrpc(service, "convzoo", version("convzoo"), administration).methods(),
+        **OipGrpc(service, *IDENTITY, administration).methods(),
         f"/{HEALTH_SERVICE}/Check": health,
     }
     return {path: _handler(method) for path, method in methods.items()}
+
+
+def build_grpc_streams(
+    service: Service, administration: Administration | None = None
+) -> GrpcRoutes:
+    """The handler of every stream of requests; it is called once a message."""
+    methods = {
+        **OipGrpc(service, *IDENTITY, administration).streams(),
+        **Reflection(SERVICES).methods(),
+    }
+    return {path: _handler(method) for path, method in methods.items()}
+
+
+def build_grpc_watches(service: Service, *, look_every_s: float = 0.1) -> GrpcWatches:
+    """The methods that answer until the caller goes: health's Watch.
+
+    Args:
+        service: What is watched.
+        look_every_s: How often it is looked at; a change is told that late at most.
+    """
+
+    async def watch(request: GrpcRequest) -> AsyncIterator[bytes]:
+        name = _asked_service(request)
+        told = None
+        while True:
+            # A service that is not there is told too: it may come.
+            status = _status(service, name)
+            if status != told:
+                told = status
+                yield _health_reply(status)
+            await asyncio.sleep(look_every_s)
+
+    return {f"/{HEALTH_SERVICE}/Watch": watch}
+
+
+def _asked_service(request: GrpcRequest) -> str:
+    name: str = parse_message("grpc.health.v1.HealthCheckRequest", request.body).service
+    return name
+
+
+def _status(service: Service, name: str) -> int:
+    if name in HEALTH_NAMES:
+        is_serving = service.is_ready()
+    elif name in service.models():
+        is_serving = service.is_model_ready(Target(name))
+    else:
+        return SERVICE_UNKNOWN
+    return SERVING if is_serving else NOT_SERVING
+
+
+def _health_reply(status: int) -> bytes:
+    return new_message("grpc.health.v1.HealthCheckResponse", status=status)
 
 
 def _handler(method: GrpcMethod) -> GrpcHandler:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from serving.messages import Target
 from serving.protocols.oip_rest import default_signature
 from serving.protocols.service import Administration, Service, required
-from serving.protocols.status import GrpcMethod
+from serving.protocols.status import GrpcMethod, text_of
 from serving.transport import GrpcRequest
 from serving.wire import oip_proto
 from serving.wire.oip import extensions
@@ -41,6 +41,10 @@ class OipGrpc:
             "RepositoryModelUnload": self._unload,
         }
         return {f"/{INFERENCE_SERVICE}/{name}": method for name, method in named.items()}
+
+    def streams(self) -> Mapping[str, GrpcMethod]:
+        """The streams by their full path; each request has one answer."""
+        return {f"/{INFERENCE_SERVICE}/ModelStreamInfer": self._stream_infer}
 
     async def _server_live(self, _: GrpcRequest) -> bytes:
         return oip_proto.new("ServerLiveResponse", live=self._service.is_live())
@@ -78,6 +82,13 @@ class OipGrpc:
         metadata = self._service.metadata(asked.call.target)
         reply = await self._service.predict(asked.due(request.received, request.deadline))
         return oip_proto.encode_infer_reply(asked, reply, metadata.labels)
+
+    async def _stream_infer(self, request: GrpcRequest) -> bytes:
+        try:
+            return oip_proto.encode_stream_reply(await self._infer(request))
+        except Exception as error:  # noqa: BLE001 - an error ends its request, not the stream
+            request_id = oip_proto.id_of(request.body)
+            return oip_proto.encode_stream_error(text_of(error, request_id), request_id)
 
     async def _index(self, request: GrpcRequest) -> bytes:
         asked = oip_proto.parse("RepositoryIndexRequest", request.body)

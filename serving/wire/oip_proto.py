@@ -184,6 +184,25 @@ def encode_infer_reply(
     return body
 
 
+def encode_stream_reply(response: bytes) -> bytes:
+    """Server: a ModelStreamInferResponse around a ModelInferResponse that is written already."""
+    # Field 2, length-delimited: what lies inside need not be read again.
+    return b"\x12" + _varint(len(response)) + response
+
+
+def encode_stream_error(text: str, request_id: str) -> bytes:
+    """Server: a ModelStreamInferResponse that says what is wrong with one request."""
+    return new("ModelStreamInferResponse", error_message=text, infer_response={"id": request_id})
+
+
+def id_of(body: bytes) -> str:
+    """The id of a ModelInferRequest, or "" when it is none."""
+    try:
+        return str(parse("ModelInferRequest", body).id)
+    except InvalidRequestError:
+        return ""
+
+
 def encode_metadata(metadata: ModelMetadata, signature: Signature) -> bytes:
     """Server: a ModelMetadataResponse."""
     response = message("inference.ModelMetadataResponse")()

@@ -5,6 +5,7 @@ tests/serving/published.py in versions 1 and 2. Exits with 0 when every claim ho
 """
 
 import asyncio
+import queue
 import sys
 
 import numpy as np
@@ -93,6 +94,24 @@ def sync(module, address, *, is_http):
     client.close()
 
 
+def stream(address):
+    answers = queue.Queue()
+    client = grpc_client.InferenceServerClient(address)
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    for index in range(20):
+        client.async_stream_infer("tiny", inputs(grpc_client), request_id=str(index))
+    client.async_stream_infer("huge", inputs(grpc_client), request_id="wrong")
+    client.async_stream_infer("tiny", inputs(grpc_client), request_id="last")
+    found = [answers.get(timeout=10) for _ in range(22)]
+    client.stop_stream()
+    ids = [str(index) for index in range(20)]
+    assert [result.get_response().id for result, error in found[:20]] == ids
+    holds(found[0][0], 2.0)
+    assert "huge" in found[20][1].message(), found[20]
+    holds(found[21][0], 2.0)
+    client.close()
+
+
 async def asynchronous(module, plain, address):
     async with module.InferenceServerClient(address) as client:
         assert await client.is_server_ready()
@@ -107,6 +126,7 @@ if __name__ == "__main__":
     http_address, grpc_address = sys.argv[1:]
     sync(http_client, http_address, is_http=True)
     sync(grpc_client, grpc_address, is_http=False)
+    stream(grpc_address)
     asyncio.run(asynchronous(http_aio, http_client, http_address))
     asyncio.run(asynchronous(grpc_aio, grpc_client, grpc_address))
     print("tritonclient: every claim holds")
