@@ -6,19 +6,28 @@ import json
 import logging
 import signal
 import socket
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from serving.config import Settings, require_base_path
-from serving.core.batching import Batching
+from serving.core.administration import Administration
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
-from serving.errors import ConfigError
+from serving.core.sources import BasePath, Configured, Source
+from serving.errors import ConfigError, ServingError
+from serving.limits import LIMITS
 from serving.listeners.grpcio import GrpcioListener
 from serving.listeners.uvicorn import UvicornListener
+from serving.messages import ModelSettings, VersionOptions
+from serving.metrics import Metrics
+from serving.model_config import read_config
+from serving.observe import Observer
 from serving.protocols.grpc import build_grpc, build_grpc_streams, build_grpc_watches
 from serving.protocols.http import build_http
+from serving.tracing import OpenTelemetryTracer
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +36,47 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Raises:
-        ConfigError: the base path or a port cannot be used.
+        ConfigError: the base path, the configuration or a port cannot be used.
     """
     import uvloop
 
+    source = source_of(settings)
+    with contextlib.ExitStack() as stack:
+        rest = None
+        if settings.rest_port is not None:
+            rest = stack.enter_context(
+                contextlib.closing(bind(settings.host, settings.rest_port, "--rest-port"))
+            )
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(_serve(settings, source, rest))
+
+
+def source_of(settings: Settings) -> Source:
+    """Where the models come from; a configuration file sets the limits too.
+
+    Raises:
+        ConfigError: there is no such place, or the file is wrong.
+    """
+    if settings.config is not None:
+        config = read_config(settings.config)
+        LIMITS.change(**config.limits)
+        return Configured(with_options(config.models, settings.options))
+    if settings.models:
+        return Configured(settings.models)
+    if settings.base_path is None:
+        raise ConfigError("There is nothing to serve: --base-path or --config says what.")
     require_base_path(settings.base_path)
-    with (
-        contextlib.closing(bind(settings.host, settings.rest_port, "--rest-port")) as rest,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        runner.run(_serve(settings, rest))
+    return BasePath(settings.base_path, settings.model_name, options=settings.options)
+
+
+def with_options(
+    models: Iterable[ModelSettings], options: VersionOptions
+) -> tuple[ModelSettings, ...]:
+    """The models, run by the server's options where they say nothing of their own."""
+    return tuple(
+        replace(each, options=options) if each.options == VersionOptions() else each
+        for each in models
+    )
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
@@ -64,7 +104,7 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     return bound
 
 
-async def _serve(settings: Settings, rest: socket.socket) -> None:
+async def _serve(settings: Settings, source: Source, rest: socket.socket | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -72,80 +112,138 @@ async def _serve(settings: Settings, rest: socket.socket) -> None:
 
     decoders = ThreadPoolExecutor(thread_name_prefix="decode")
 
-    def load(model: str, version: int, path: Path) -> Servable:
+    def load(model: ModelSettings, version: int, path: Path) -> Servable:
         return Servable(
-            model,
-            version,
-            path,
-            engine=settings.engine,
-            batching=Batching(
-                max_rows=settings.max_batch_rows, max_queued_rows=settings.max_queued_rows
-            ),
-            decoders=decoders,
+            model.name, version, path, options=model.options_of(version), decoders=decoders
         )
 
-    repository = Repository(
-        settings.base_path,
-        load,
-        model_name=settings.model_name,
-        drain_limit_s=settings.drain_limit_s,
+    repository = Repository(source, load, drain_limit_s=settings.drain_limit_s)
+    metrics = Metrics()
+    service = Service(repository, default_timeout_s=settings.default_timeout_s, metrics=metrics)
+    administration = (
+        Administration(repository, settings.options) if settings.may_administer else None
     )
-    service = Service(repository, default_timeout_s=settings.default_timeout_s)
-    http = UvicornListener(
-        build_http(service),
-        rest,
-        max_body_bytes=settings.max_request_bytes,
-        drain_limit_s=settings.drain_limit_s,
-    )
+    tracer = OpenTelemetryTracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    observer = Observer(metrics, logged=settings.logged, tracer=tracer)
+    http = _http(settings, service, administration, observer, rest)
     # Bound before anything is loaded, so that a port in use is told at once.
-    grpc = _grpc(settings, service)
+    grpc = _grpc(settings, service, administration, observer)
     await repository.refresh()
     if not repository.models():
-        log.warning("no model under %s yet; waiting for one", settings.base_path)
+        log.warning("no model yet; waiting for one")
     service.open()
-    await grpc.start()
-    serving = asyncio.create_task(http.serve())
-    polling = asyncio.create_task(_poll(repository, settings.poll_interval_s))
+    if grpc is not None:
+        await grpc.start()
+    following = asyncio.create_task(_follow(settings, repository))
+    serving = asyncio.create_task(http.serve() if http else stop.wait())
     try:
-        while not http.is_listening and not serving.done():
+        while http is not None and not http.is_listening and not serving.done():
             await asyncio.sleep(0.001)
-        rest_port = rest.getsockname()[1]
-        log.info("ready: REST on port %d, gRPC on port %d", rest_port, grpc.port)
-        _write_ready_file(settings.ready_file, rest_port, grpc.port)
-        await asyncio.wait(
-            [serving, polling, asyncio.create_task(stop.wait())],
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        rest_port = rest.getsockname()[1] if rest else None
+        grpc_port = grpc.port if grpc else None
+        log.info("ready: REST on port %s, gRPC on port %s", rest_port, grpc_port)
+        _write_ready_file(settings.ready_file, rest_port, grpc_port)
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, following, stopping], return_when=asyncio.FIRST_COMPLETED)
     finally:
         log.info("draining: %d requests are being answered", service.active)
         service.drain()
-        polling.cancel()
-        http.stop()
-        await asyncio.gather(
-            grpc.stop(settings.drain_limit_s), serving, polling, return_exceptions=True
-        )
+        stop.set()
+        following.cancel()
+        # Until the last answer is out, who comes gets a clear refusal and not a closed door.
+        await _until_idle(service, settings.drain_limit_s)
+        if http is not None:
+            http.stop()
+        closing = [] if grpc is None else [grpc.stop(settings.drain_limit_s)]
+        results = await asyncio.gather(*closing, serving, following, return_exceptions=True)
         await repository.close()
         decoders.shutdown()
+        if tracer is not None:
+            tracer.close()
+        for each in results:
+            if isinstance(each, Exception):
+                log.error("while stopping: %s", each, exc_info=each)
         log.info("stopped")
 
 
-def _grpc(settings: Settings, service: Service) -> GrpcioListener:
-    # grpcio says only that binding failed; this says why.
-    bind(settings.host, settings.grpc_port, "--grpc-port").close()
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+async def _until_idle(service: Service, limit_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while service.active:
+                await asyncio.sleep(0.005)
+
+
+def _http(
+    settings: Settings,
+    service: Service,
+    administration: Administration | None,
+    observer: Observer,
+    rest: socket.socket | None,
+) -> UvicornListener | None:
+    if rest is None:
+        return None
+    handler = build_http(
+        service,
+        administration,
+        observer,
+        has_cors=settings.has_cors,
+        metrics_path=settings.metrics_path,
+    )
+    return UvicornListener(
+        handler,
+        rest,
+        max_body_bytes=LIMITS.request_bytes,
+        max_connections=LIMITS.connections,
+        drain_limit_s=settings.drain_limit_s,
+    )
+
+
+def _grpc(
+    settings: Settings,
+    service: Service,
+    administration: Administration | None,
+    observer: Observer,
+) -> GrpcioListener | None:
+    addresses = []
+    if settings.grpc_port is not None:
+        # grpcio says only that binding failed; this says why.
+        bind(settings.host, settings.grpc_port, "--grpc-port").close()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        addresses.append(f"{host}:{settings.grpc_port}")
+    if settings.grpc_socket is not None:
+        addresses.append(f"unix:{settings.grpc_socket}")
+    if not addresses:
+        return None
+    tls = settings.grpc_tls
     try:
         return GrpcioListener(
-            build_grpc(service),
-            f"{host}:{settings.grpc_port}",
-            max_message_bytes=settings.max_request_bytes,
-            streams=build_grpc_streams(service),
+            build_grpc(service, administration, observer),
+            addresses,
+            max_message_bytes=LIMITS.request_bytes,
+            streams=build_grpc_streams(service, administration, observer),
             watches=build_grpc_watches(service),
+            max_in_flight=LIMITS.stream_in_flight,
+            max_streams=LIMITS.streams,
+            credentials=(tls.key, tls.certificate, tls.client_authority) if tls else None,
+            requires_client=tls is not None and tls.requires_client,
         )
     except OSError as error:
         raise ConfigError(
-            f"Port {settings.grpc_port} on {settings.host} cannot be used. "
-            "Choose another with --grpc-port; 0 takes a free one."
+            f"{error}. Choose another port with --grpc-port; 0 takes a free one."
         ) from error
+
+
+async def _follow(settings: Settings, repository: Repository) -> None:
+    """Looks at base paths and at the configuration file, each in its interval."""
+    watches = [_poll(repository, settings.poll_interval_s)] if settings.poll_interval_s else []
+    if settings.config is not None and settings.config_poll_interval_s is not None:
+        watches.append(
+            _poll_config(
+                repository, settings.config, settings.options, settings.config_poll_interval_s
+            )
+        )
+    watches.append(asyncio.Event().wait())  # type: ignore[arg-type]
+    await asyncio.gather(*watches)
 
 
 async def _poll(repository: Repository, interval_s: float) -> None:
@@ -158,7 +256,35 @@ async def _poll(repository: Repository, interval_s: float) -> None:
             log.exception("looking at the base path failed")
 
 
-def _write_ready_file(path: Path | None, rest_port: int, grpc_port: int) -> None:
+async def _poll_config(
+    repository: Repository, path: Path, options: VersionOptions, interval_s: float
+) -> None:
+    def identity() -> tuple[int, int, int] | None:
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    known = identity()
+    while True:
+        await asyncio.sleep(interval_s)
+        found = identity()
+        if found in (None, known):
+            continue
+        known = found
+        try:
+            config = await asyncio.to_thread(read_config, path)
+            await repository.replace(with_options(config.models, options))
+        except (ConfigError, ServingError) as error:
+            log.error("the changed configuration is not served as it stands: %s", error)  # noqa: TRY400 - its text says it all
+        except Exception:
+            log.exception("reading the changed configuration failed")
+        else:
+            log.info("serving the changed configuration %s", path)
+
+
+def _write_ready_file(path: Path | None, rest_port: int | None, grpc_port: int | None) -> None:
     if path is None:
         return
     partial = path.with_name(f".{path.name}.part")

@@ -3,12 +3,32 @@
 import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import ConfigError
+from serving.messages import ModelSettings, VersionOptions
 
 Port = int
+
+
+class Tls(BaseModel):
+    """TLS of the gRPC port, in PEM.
+
+    Attributes:
+        key: The server's private key.
+        certificate: Its certificate, with the chain.
+        client_authority: Who signs clients' certificates.
+        requires_client: Whether a client must show one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    certificate: str
+    client_authority: str = ""
+    requires_client: bool = False
 
 
 class Settings(BaseModel):
@@ -17,33 +37,49 @@ class Settings(BaseModel):
     Attributes:
         base_path: A folder of models, or one model's folder of versions.
         model_name: The model's name, when `base_path` is one model's folder.
+        config: A file that names models, instead of a base path.
+        models: The models, when neither is there.
+        config_poll_interval_s: How often the file is looked at; None for never.
+        options: How versions are run, where the file does not say.
         host: The address to listen on.
-        rest_port: REST; 0 lets the system choose.
-        grpc_port: gRPC; 0 lets the system choose.
-        engine: Runs every version; each version's own choice when None.
-        poll_interval_s: How often the base path is looked at.
+        rest_port: REST; 0 lets the system choose, None turns it off.
+        grpc_port: gRPC; 0 lets the system choose, None turns it off.
+        grpc_socket: A Unix socket that takes gRPC too.
+        grpc_tls: TLS of the gRPC port.
+        has_cors: Whether pages from anywhere may read answers under /v1.
+        metrics_path: Where Prometheus reads, besides /metrics.
+        poll_interval_s: How often base paths are looked at; None for once.
+        may_administer: Whether clients may load, unload and reconfigure.
         drain_limit_s: How long requests that have begun may take when the server stops.
-        max_request_bytes: Largest body or message.
-        max_batch_rows: Rows of one batch.
-        max_queued_rows: Rows that may wait for one servable.
         default_timeout_s: The deadline of requests that bring none.
+        logged: Which requests get a log line.
+        otlp_endpoint: Where OpenTelemetry spans go, e.g. "http://localhost:4318/v1/traces".
         ready_file: Written when requests are taken: the ports, as JSON.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True
+    )
 
-    base_path: Path
+    base_path: Path | None = None
     model_name: str | None = None
+    config: Path | None = None
+    models: tuple[ModelSettings, ...] = ()
+    config_poll_interval_s: float | None = Field(default=1.0, gt=0)
+    options: VersionOptions = VersionOptions()
     host: str = "127.0.0.1"
-    rest_port: Port = Field(default=8501, ge=0, le=65535)
-    grpc_port: Port = Field(default=8500, ge=0, le=65535)
-    engine: str | None = None
-    poll_interval_s: float = Field(default=1.0, gt=0)
+    rest_port: Port | None = Field(default=8501, ge=0, le=65535)
+    grpc_port: Port | None = Field(default=8500, ge=0, le=65535)
+    grpc_socket: Path | None = None
+    grpc_tls: Tls | None = None
+    has_cors: bool = False
+    metrics_path: str = "/monitoring/prometheus/metrics"
+    poll_interval_s: float | None = Field(default=1.0, gt=0)
+    may_administer: bool = True
     drain_limit_s: float = Field(default=30.0, ge=0)
-    max_request_bytes: int = Field(default=64 << 20, ge=1024)
-    max_batch_rows: int = Field(default=32, ge=1)
-    max_queued_rows: int = Field(default=1024, ge=1)
     default_timeout_s: float = Field(default=30.0, gt=0)
+    logged: Literal["none", "errors", "all"] = "errors"
+    otlp_endpoint: str | None = None
     ready_file: Path | None = None
 
 
@@ -59,12 +95,17 @@ def require_base_path(path: Path) -> None:
         raise ConfigError(f"The base path {path} cannot be read by this user.")
 
 
-def configure_logging() -> None:
+def configure_logging(kind: Literal["text", "json"] = "text") -> None:
     """Log lines to standard error, from CONVZOO_LOG_LEVEL (INFO) upwards.
+
+    Args:
+        kind: Lines for people, or one JSON object a line.
 
     Raises:
         ConfigError: no such level.
     """
+    from serving.observe import JsonFormatter, TextFormatter
+
     level = os.environ.get("CONVZOO_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         known = ", ".join(logging.getLevelNamesMapping())
@@ -72,6 +113,6 @@ def configure_logging() -> None:
     # gRPC's own notes (a fork was seen, a fork was skipped) are of no use to who runs a server.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

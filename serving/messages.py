@@ -89,9 +89,24 @@ class Timings:
     encode_s: float = 0.0
 
 
+class Outcome(enum.StrEnum):
+    """How an answer came about: the same word in header, log line and metric."""
+
+    DIRECT = "direct"  # the engine was free
+    QUEUED = "queued"  # it waited for the engine
+    JOINED = "joined"  # an identical request was being answered, and its answer served both
+    CACHED = "cached"  # it had been answered before
+    SHED = "shed"  # it was refused at once, because too much waited already
+    LATE = "late"  # its deadline passed before it was run
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class PredictReply:
-    """The answer to a `PredictCall`: which version answered, and its outputs by name, in order."""
+    """The answer to a `PredictCall`: which version answered, and its outputs by name, in order.
+
+    `outcome` is one of `Outcome`: how the answer came about.
+    """
 
     model: str
     version: int
@@ -99,6 +114,7 @@ class PredictReply:
     outputs: Mapping[str, Array]
     timings: Timings = Timings()
     request_id: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +147,7 @@ class ClassifyImagesReply:
     results: tuple[tuple[LabelScore, ...], ...]
     timings: Timings = Timings()
     request_id: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +294,53 @@ class VersionPolicy:
     is_all: bool = False
 
 
+DEFAULT_POLICY = VersionPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionOptions:
+    """How one version is run.
+
+    Attributes:
+        engine: What runs it; None leaves it to the version.
+        max_batch_rows: Rows of one batch; None lets the measurement at load decide.
+        batch_sizes: Sizes that batches are padded to, ascending; none means no padding.
+        streams: Batches that run at the same time; None lets the measurement decide.
+        joins_foreign: Whether requests for a SavedModel without a manifest may share batches: only
+            its owner knows whether its graph treats rows apart.
+        is_tuned: Whether batch sizes and streams are measured when it is loaded.
+        latency_target_s: A batch may not take longer than this.
+        max_queued_rows: Rows that may wait.
+        max_queue_s: Seconds of work, by estimate, that may wait.
+        default_timeout_s: The deadline of requests that bring none; None for the server's.
+        answers_once: Whether identical requests in flight get one answer.
+        cache_bytes: Answers kept for identical requests; 0 keeps none.
+    """
+
+    engine: str | None = None
+    max_batch_rows: int | None = None
+    batch_sizes: tuple[int, ...] = ()
+    streams: int | None = None
+    joins_foreign: bool = False
+    is_tuned: bool = True
+    latency_target_s: float = 0.5
+    max_queued_rows: int = 4096
+    max_queue_s: float = 5.0
+    default_timeout_s: float | None = None
+    answers_once: bool = False
+    cache_bytes: int = 0
+
+
+DEFAULT_OPTIONS = VersionOptions()
+
+
+class Transition(enum.StrEnum):
+    """What happens first when versions change."""
+
+    AVAILABILITY = "availability"  # load the next one, then unload the one before
+    RESOURCES = "resources"  # unload first: there is never memory for two
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
     """One model of a configuration.
@@ -285,13 +349,23 @@ class ModelSettings:
         name: What requests call it.
         base_path: The folder of its versions.
         policy: Which of them serve.
-        labels: Version labels and the versions they point to.
+        labels: Version labels and the versions they point to; they must serve by the policy.
+        transition: What happens first when versions change.
+        options: How its versions are run.
+        version_options: The same for versions that differ.
     """
 
     name: str
     base_path: str
-    policy: VersionPolicy = VersionPolicy()
+    policy: VersionPolicy = DEFAULT_POLICY
     labels: Mapping[str, int] = field(default_factory=dict)
+    transition: Transition = Transition.AVAILABILITY
+    options: VersionOptions = DEFAULT_OPTIONS
+    version_options: Mapping[int, VersionOptions] = field(default_factory=dict)
+
+    def options_of(self, version: int) -> VersionOptions:
+        """How one version is run."""
+        return self.version_options.get(version, self.options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,24 +6,41 @@ until then. Under load that fills batches by itself; without load a request runs
 Rules:
 1. Requests join only when their inputs have the same names, types and trailing shapes.
 2. A request past its deadline, or whose caller has gone, never reaches the engine.
-3. The queue is bounded in rows; what does not fit is refused at once.
+3. The queue is bounded in rows and in estimated seconds; what does not fit, or cannot be answered
+   before its deadline, is refused at once. A more urgent request takes the place of a less urgent.
+4. A request larger than a batch is split, and its answer put together again.
+5. A batch is padded only to a size that exists.
 """
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from serving.errors import CancelledError, DeadlineExceededError, OverloadedError
+from serving.errors import CancelledError, DeadlineExceededError, EngineError, OverloadedError
 from serving.messages import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
+
+# Priorities as Triton has them: 1 is the highest, 0 stands for the default.
+DEFAULT_LEVEL = 8
+LOWEST_LEVEL = 16
+
+# How much of the newest measurement goes into the estimate of a row's cost.
+_NEWEST = 0.1
+
+
+def level_of(priority: int) -> int:
+    """The level of a request's priority: 1 goes first."""
+    return DEFAULT_LEVEL if priority == 0 else min(max(priority, 1), LOWEST_LEVEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +50,28 @@ class Batching:
     Attributes:
         max_rows: Rows of one batch.
         max_queued_rows: Rows that may wait; one more is refused.
+        max_queue_s: Seconds of work that may wait, by the estimate.
         streams: Batches that run at the same time.
+        sizes: Sizes that batches are padded to, ascending, the last being `max_rows`; empty for
+            none.
+        row_s: What a row costs in a batch, until it has been measured; 0 when not known.
     """
 
     max_rows: int = 32
-    max_queued_rows: int = 1024
+    max_queued_rows: int = 4096
+    max_queue_s: float = 5.0
     streams: int = 1
+    sizes: tuple[int, ...] = ()
+    row_s: float = 0.0
+
+
+class Ran(NamedTuple):
+    """The outputs of a request's rows, its times in seconds, and whether it had to wait."""
+
+    outputs: Mapping[str, Array]
+    queue_s: float
+    execute_s: float
+    was_queued: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +80,8 @@ class _Waiting:
     rows: int
     key: Key
     deadline: float | None
-    future: "asyncio.Future[tuple[Mapping[str, Array], float, float]]"
+    future: "asyncio.Future[Ran]"
+    was_queued: bool
     queued: float = field(default_factory=time.monotonic)
 
 
@@ -59,15 +93,25 @@ class Batcher:
         settings: The limits.
         executor: Where batches run; None for networks so small that changing threads costs more
             than running them.
+        on_batch: Told of each batch that ran: its rows and its seconds.
     """
 
-    def __init__(self, run: Run, settings: Batching, executor: Executor | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        settings: Batching,
+        executor: Executor | None,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
         self._run = run
         self._settings = settings
         self._executor = executor
-        self._waiting: deque[_Waiting] = deque()
+        self._on_batch = on_batch
+        self._queues: dict[int, deque[_Waiting]] = {}
         self._queued_rows = 0
         self._running = 0
+        self._running_rows = 0
+        self._row_s = settings.row_s
         self._is_scheduled = False
 
     @property
@@ -75,34 +119,121 @@ class Batcher:
         """Rows that wait."""
         return self._queued_rows
 
+    @property
+    def wait_s(self) -> float:
+        """How long one more row would wait, by the estimate."""
+        return (self._queued_rows + self._running_rows) * self._row_s / self._settings.streams
+
     async def submit(
-        self, inputs: Mapping[str, Array], deadline: float | None
-    ) -> tuple[Mapping[str, Array], float, float]:
+        self, inputs: Mapping[str, Array], deadline: float | None, level: int = DEFAULT_LEVEL
+    ) -> Ran:
         """Runs a request, perhaps together with others.
 
         Args:
             inputs: Arrays with one leading batch dimension of the same size.
             deadline: A moment on the monotonic clock.
-
-        Returns:
-            The outputs of this request's rows, the seconds it waited, and the seconds its batch ran.
+            level: Lower ones go first.
 
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, or so long that the answer would be late.
             DeadlineExceededError: its time was over before it ran.
         """
         rows = len(next(iter(inputs.values())))
-        # One request larger than the queue is still let in when nothing else waits.
-        if self._waiting and self._queued_rows + rows > self._settings.max_queued_rows:
+        self.admit(rows, deadline, level)
+        most = self._settings.max_rows
+        if rows <= most:
+            return await self._enqueue(inputs, rows, deadline, level)
+        parts = [
+            {name: array[start : start + most] for name, array in inputs.items()}
+            for start in range(0, rows, most)
+        ]
+        async with _all_or_none() as group:
+            tasks = [
+                group.create_task(
+                    self._enqueue(part, len(next(iter(part.values()))), deadline, level)
+                )
+                for part in parts
+            ]
+        ran = [task.result() for task in tasks]
+        return Ran(
+            {name: np.concatenate([each.outputs[name] for each in ran]) for name in ran[0].outputs},
+            ran[0].queue_s,
+            sum(each.execute_s for each in ran),
+            ran[0].was_queued,
+        )
+
+    def admit(self, rows: int, deadline: float | None, level: int = DEFAULT_LEVEL) -> None:
+        """Refuses a request for which there is no room or no time.
+
+        Raises:
+            OverloadedError: says what waits already.
+            DeadlineExceededError: its time is over.
+        """
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            raise DeadlineExceededError("The deadline had passed before the request could wait.")
+        if not self._queued_rows:
+            return  # whatever is running, the next one may wait for it
+        limits = self._settings
+        excess = self._queued_rows + rows - limits.max_queued_rows
+        if excess > 0 and not self._make_room(excess, level):
             raise OverloadedError(
-                f"{self._queued_rows} images wait already; at most "
-                f"{self._settings.max_queued_rows} may.",
-                retry_after_s=1.0,
+                f"{self._queued_rows} images wait already; at most {limits.max_queued_rows} may.",
+                retry_after_s=max(self.wait_s, 0.1),
             )
+        if not self._row_s:
+            return
+        before = (
+            sum(
+                each.rows
+                for other, queue in self._queues.items()
+                if other <= level
+                for each in queue
+            )
+            if len(self._queues) > 1
+            else self._queued_rows
+        )
+        wait_s = (before + self._running_rows) * self._row_s / limits.streams
+        if wait_s > limits.max_queue_s:
+            raise OverloadedError(
+                f"{wait_s:.2f} s of work wait already; at most {limits.max_queue_s:g} s may.",
+                retry_after_s=wait_s - limits.max_queue_s + 0.1,
+            )
+        if deadline is not None and now + wait_s + rows * self._row_s > deadline:
+            raise OverloadedError(
+                f"{wait_s:.2f} s of work wait already, and the deadline is in "
+                f"{deadline - now:.2f} s.",
+                retry_after_s=wait_s,
+            )
+
+    def _make_room(self, rows: int, level: int) -> bool:
+        """Refuses what is less urgent, the newest first, until so many rows are free."""
+        less_urgent = sorted((each for each in self._queues if each > level), reverse=True)
+        if sum(each.rows for one in less_urgent for each in self._queues[one]) < rows:
+            return False
+        for one in less_urgent:
+            queue = self._queues[one]
+            while queue and rows > 0:
+                last = queue.pop()
+                self._queued_rows -= last.rows
+                rows -= last.rows
+                if not last.future.done():
+                    last.future.set_exception(
+                        OverloadedError(
+                            "The queue is full, and a more urgent request took the place.",
+                            retry_after_s=max(self.wait_s, 0.1),
+                        )
+                    )
+        return True
+
+    async def _enqueue(
+        self, inputs: Mapping[str, Array], rows: int, deadline: float | None, level: int
+    ) -> Ran:
         key = tuple((name, str(each.dtype), each.shape[1:]) for name, each in inputs.items())
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(inputs, rows, key, deadline, loop.create_future())
-        self._waiting.append(waiting)
+        was_queued = bool(self._running >= self._settings.streams or self._queued_rows)
+        waiting = _Waiting(inputs, rows, key, deadline, loop.create_future(), was_queued)
+        self._queues.setdefault(level, deque()).append(waiting)
         self._queued_rows += rows
         if not self._is_scheduled:
             # After what arrived together has been decoded, so that it runs together.
@@ -116,89 +247,152 @@ class Batcher:
 
     def _pump(self) -> None:
         self._is_scheduled = False
-        while self._waiting and self._running < self._settings.streams:
+        while self._queued_rows and self._running < self._settings.streams:
             batch = self._take()
             if not batch:
                 continue
+            rows = sum(each.rows for each in batch)
+            started = time.monotonic()
             if self._executor is None:
-                self._finish(batch, time.monotonic(), self._run_batch(batch))
+                self._finish(batch, rows, started, self._run_batch(batch, rows))
                 continue
             self._running += 1
-            started = time.monotonic()
+            self._running_rows += rows
             future = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._run_batch, batch
+                self._executor, self._run_batch, batch, rows
             )
-            future.add_done_callback(partial(self._done, batch, started))
+            future.add_done_callback(partial(self._done, batch, rows, started))
 
     def _take(self) -> list[_Waiting]:
-        """The next requests that may run together, oldest first; the late and the gone fall out."""
+        """The next requests that may run together, the urgent and the old first.
+
+        The late and the gone fall out.
+        """
         batch: list[_Waiting] = []
         rows = 0
         now = time.monotonic()
-        while self._waiting:
-            first = self._waiting[0]
-            is_first = not batch
-            if not is_first and (
-                first.key != batch[0].key or rows + first.rows > self._settings.max_rows
-            ):
-                break
-            self._waiting.popleft()
-            self._queued_rows -= first.rows
-            if first.future.done():
-                continue
-            if first.deadline is not None and now >= first.deadline:
-                first.future.set_exception(
-                    DeadlineExceededError(
-                        f"The deadline passed after {now - first.queued:.3f} s in the queue."
+        for level in sorted(self._queues):
+            queue = self._queues[level]
+            while queue:
+                first = queue[0]
+                if batch and (
+                    first.key != batch[0].key or rows + first.rows > self._settings.max_rows
+                ):
+                    return batch
+                queue.popleft()
+                self._queued_rows -= first.rows
+                if first.future.done():
+                    continue
+                if first.deadline is not None and now >= first.deadline:
+                    first.future.set_exception(
+                        DeadlineExceededError(
+                            f"The deadline passed after {now - first.queued:.3f} s in the queue."
+                        )
                     )
-                )
-                continue
-            batch.append(first)
-            rows += first.rows
+                    continue
+                batch.append(first)
+                rows += first.rows
+            del self._queues[level]
         return batch
 
-    def _run_batch(self, batch: list[_Waiting]) -> Mapping[str, Array] | Exception:
+    def _run_batch(self, batch: list[_Waiting], rows: int) -> Mapping[str, Array] | Exception:
         """Runs in the executor: nothing here touches the loop."""
         try:
             if len(batch) == 1:
-                return self._run(batch[0].inputs)
-            joined = {
-                name: np.concatenate([each.inputs[name] for each in batch])
-                for name in batch[0].inputs
-            }
-            return self._run(joined)
+                joined = batch[0].inputs
+            else:
+                joined = {
+                    name: np.concatenate([each.inputs[name] for each in batch])
+                    for name in batch[0].inputs
+                }
+            size = self._padded(rows)
+            if size > rows:
+                # The last row again: a real one, so that nothing unusual enters the engine.
+                joined = {
+                    name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)])
+                    for name, array in joined.items()
+                }
+            outputs = self._run(joined)
+            if size == rows and len(batch) == 1:
+                return outputs
+            for name, array in outputs.items():
+                if np.ndim(array) == 0 or len(array) != size:
+                    raise EngineError(
+                        f"Output {name!r} has shape {list(np.shape(array))} for a batch of {size}, "
+                        "so requests cannot share batches of this model."
+                    )
         except Exception as error:  # noqa: BLE001 - every kind goes to those who wait
             return error
+        return outputs
+
+    def _padded(self, rows: int) -> int:
+        sizes = self._settings.sizes
+        place = bisect_left(sizes, rows)
+        return sizes[place] if place < len(sizes) else rows
 
     def _done(
         self,
         batch: list[_Waiting],
+        rows: int,
         started: float,
         done: "asyncio.Future[Mapping[str, Array] | Exception]",
     ) -> None:
         self._running -= 1
+        self._running_rows -= rows
         outcome = CancelledError("The server stopped.") if done.cancelled() else done.result()
-        self._finish(batch, started, outcome)
-        if self._waiting and not self._is_scheduled:
+        self._finish(batch, rows, started, outcome)
+        if self._queued_rows and not self._is_scheduled:
             self._pump()
 
     def _finish(
-        self, batch: list[_Waiting], started: float, outcome: Mapping[str, Array] | Exception
+        self,
+        batch: list[_Waiting],
+        rows: int,
+        started: float,
+        outcome: Mapping[str, Array] | Exception,
     ) -> None:
         seconds = time.monotonic() - started
+        if not isinstance(outcome, Exception):
+            self._measured(rows, seconds)
+        is_whole = len(batch) == 1 and self._padded(rows) == rows
         place = 0
         for each in batch:
+            start, place = place, place + each.rows
             if each.future.done():
-                place += each.rows
                 continue
             if isinstance(outcome, Exception):
                 each.future.set_exception(outcome)
                 continue
-            if len(batch) == 1:
-                outputs = outcome
-            else:
-                outputs = {
-                    name: array[place : place + each.rows] for name, array in outcome.items()
-                }
-            place += each.rows
-            each.future.set_result((outputs, started - each.queued, seconds))
+            outputs = (
+                outcome
+                if is_whole
+                else {name: array[start:place] for name, array in outcome.items()}
+            )
+            each.future.set_result(Ran(outputs, started - each.queued, seconds, each.was_queued))
+
+    def _measured(self, rows: int, seconds: float) -> None:
+        row_s = seconds / rows
+        if self._row_s:
+            # A first batch of a new size may take many times as long; it must not close the door.
+            row_s = min(row_s, 4 * self._row_s)
+            self._row_s += _NEWEST * (row_s - self._row_s)
+        else:
+            self._row_s = row_s
+        if self._on_batch is not None:
+            self._on_batch(rows, seconds)
+
+
+class _all_or_none:  # noqa: N801 - reads as a statement
+    """A task group whose first error is raised as it is."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> asyncio.TaskGroup:
+        return await self._group.__aenter__()
+
+    async def __aexit__(self, *failure: object) -> None:
+        try:
+            await self._group.__aexit__(*failure)  # type: ignore[arg-type]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None

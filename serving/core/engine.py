@@ -79,15 +79,23 @@ def choose(manifest: Manifest | None, wanted: str | None) -> str:
     return engine
 
 
-def load(engine: str, version_path: Path, manifest: Manifest | None) -> LoadedModel:
+def load(
+    engine: str, version_path: Path, manifest: Manifest | None, streams: int = 1
+) -> LoadedModel:
     """Loads a version on an engine; imports the framework when it is the first.
+
+    Args:
+        engine: Its name.
+        version_path: The version's folder.
+        manifest: What was published; None for a SavedModel from elsewhere.
+        streams: Calls that will run at the same time and should share the cores.
 
     Raises:
         LoadError: it cannot be loaded; says why.
     """
     module, name = ENGINES[engine].split(":")
     try:
-        model: LoadedModel = getattr(import_module(module), name)(version_path, manifest)
+        model: LoadedModel = getattr(import_module(module), name)(version_path, manifest, streams)
     except ModuleNotFoundError as error:
         extra = {"openvino": "serve", "tensorflow": "train"}[engine]
         raise LoadError(

@@ -2,17 +2,19 @@
 
 A new version is loaded, verified and warmed beside the old one; then it takes over, the old one
 finishes what it has begun, and goes. A version that fails is reported with its reason, and the old
-one stays.
+one stays. Where memory is short, a model may have the old one go first.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.core.memory import give_back
 from serving.core.servable import Servable
+from serving.core.sources import Configured, Source
 from serving.errors import (
     LabelNotFoundError,
     LoadError,
@@ -21,51 +23,65 @@ from serving.errors import (
     ServingError,
     VersionNotFoundError,
 )
-from serving.messages import ModelStatus, Target, VersionState, VersionStatus
-from zoo.artifact import list_models, list_versions, read_labels
+from serving.messages import (
+    ModelSettings,
+    ModelStatus,
+    Target,
+    Transition,
+    VersionPolicy,
+    VersionState,
+    VersionStatistics,
+    VersionStatus,
+)
+from zoo.artifact import list_versions, read_labels
 from zoo.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 
-Loader = Callable[[str, int, Path], Servable]
+Loader = Callable[[ModelSettings, int, Path], Servable]
 
 
 @dataclass(slots=True, eq=False)
 class _Model:
     """What is known of one model."""
 
-    path: Path
+    settings: ModelSettings
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
     servables: dict[int, Servable] = field(default_factory=dict)
+    # What each servable was made from: a change of it means another servable.
+    made_from: dict[int, tuple[object, ...]] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     # A folder that failed is tried again only when it is another folder than it was.
-    failed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    failed: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model as the disk has it."""
+
+    settings: ModelSettings
+    versions: Mapping[int, Path]
+    labels: Mapping[str, int]
 
 
 class Repository:
-    """The models of one base path.
+    """The models of a source.
 
     Args:
-        base_path: Either a folder of models, or one model's folder of versions.
+        source: Names the models.
         load: Makes a servable; runs in a thread.
-        model_name: The name of the one model, when `base_path` is its folder.
         drain_limit_s: How long a version that goes may take to finish.
     """
 
-    def __init__(
-        self,
-        base_path: Path,
-        load: Loader,
-        *,
-        model_name: str | None = None,
-        drain_limit_s: float = 30.0,
-    ) -> None:
-        self._base_path = base_path
-        self._model_name = model_name
+    def __init__(self, source: Source, load: Loader, *, drain_limit_s: float = 30.0) -> None:
+        self._source = source
         self._load = load
         self._drain_limit_s = drain_limit_s
         self._models: dict[str, _Model] = {}
-        # One at a time: two loads at once would slow what serves.
+        # Models that were unloaded by hand stay unloaded until they are loaded by hand.
+        self._put_away: set[str] = set()
+        # One change at a time, and one load at a time: two would slow what serves.
+        self._changing = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._unloading: set[asyncio.Task[None]] = set()
 
@@ -107,7 +123,7 @@ class Repository:
             f"version {status.version}: {status.error_message or status.state.value}"
             for status in model.statuses.values()
         ]
-        return "; ".join(reasons) or "there is none."
+        return "; ".join(reasons) or f"there is none in {model.settings.base_path}."
 
     def status(self, target: Target) -> ModelStatus:
         """The states of a model's versions, newest first; a label in the target is ignored.
@@ -137,119 +153,273 @@ class Repository:
             return False
         return True
 
+    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
+        """What the versions that serve have done: of all models, of one, or of one version.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: it does not serve.
+        """
+        if target is None:
+            servables = [
+                model.servables[version]
+                for _, model in sorted(self._models.items())
+                for version in sorted(model.servables)
+            ]
+        elif target.version is None and target.label is None:
+            model = self._model(target.model)
+            servables = [model.servables[version] for version in sorted(model.servables)]
+        else:
+            servables = [self.find(target)]
+        return tuple(each.tally.told(each.model, each.version) for each in servables)
+
     def _model(self, name: str) -> _Model:
         try:
             return self._models[name]
         except KeyError:
             raise ModelNotFoundError(name, self._models) from None
 
-    # --- following the base path
+    # --- following the source
 
     async def refresh(self) -> None:
-        """Looks at the base path once and brings what serves into line with it."""
-        loop = asyncio.get_running_loop()
+        """Looks at the source once and brings what serves into line with it."""
+        async with self._changing:
+            await self._refresh()
+
+    async def replace(self, models: Iterable[ModelSettings]) -> None:
+        """Serves these models and no others from now on.
+
+        Raises:
+            VersionNotFoundError: a label points to a version that would not serve; nothing has
+                changed.
+            LoadError: some did not become available; what served before of them still does.
+        """
+        source = Configured(models)
+        async with self._changing:
+            found = await self._look(source)
+            for each in found.values():
+                self._check_labels(each)
+            self._source = source
+            self._put_away.clear()
+            await self._bring(found)
+            self._require_available(found.values())
+
+    async def load(self, name: str) -> None:
+        """Loads a model that was unloaded, or looks for versions of it that are new.
+
+        Raises:
+            ModelNotFoundError: the source has no such model.
+            LoadError: none of its versions can be served, or the newest cannot.
+        """
+        async with self._changing:
+            found = await self._look(self._source)
+            if name not in found:
+                raise ModelNotFoundError(name, found)
+            self._put_away.discard(name)
+            # Asked for by hand, so that what failed before is tried again.
+            if name in self._models:
+                self._models[name].failed.clear()
+            await self._bring({name: found[name]}, is_all=False)
+            self._require_available([found[name]])
+
+    async def unload(self, name: str) -> None:
+        """Stops serving a model, until it is loaded; returns when what it has begun is done.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        async with self._changing:
+            model = self._model(name)
+            self._put_away.add(name)
+            model.labels = {}
+            tasks = [self._unload(name, model, version) for version in list(model.servables)]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _check_labels(self, found: _Found) -> None:
+        name = found.settings.name
+        model = self._models.get(name)
+        serving = set(_wanted(found.settings.policy, found.versions))
+        if model is not None:
+            serving |= set(model.servables) & set(found.versions)
+        for version in found.settings.labels.values():
+            if version not in serving:
+                raise VersionNotFoundError(name, version, serving)
+
+    def _require_available(self, found: Iterable[_Found]) -> None:
+        failures = []
+        for each in found:
+            model = self._models[each.settings.name]
+            failed = [
+                f"{each.settings.name} version {version}: {model.statuses[version].error_message}"
+                for version in _wanted(each.settings.policy, each.versions)
+                if version in model.failed
+            ]
+            if not failed and not model.servables:
+                failed = [f"{each.settings.name}: {self._reasons(model)}"]
+            failures += failed
+        if failures:
+            raise LoadError(
+                f"{len(failures)} servable(s) did not become available: {'; '.join(failures)}"
+            )
+
+    async def _refresh(self) -> None:
         try:
-            found = await loop.run_in_executor(None, self._scan)
+            found = await self._look(self._source)
         except OSError as error:
             # A volume that went away for a moment must not unload what serves.
-            log.warning("cannot read base path %s: %s", self._base_path, error.strerror)
+            log.warning("cannot read %s: %s", error.filename, error.strerror)
             return
-        for name, (path, versions, labels) in found.items():
-            model = self._models.setdefault(name, _Model(path))
-            model.labels = labels
-            await self._follow(name, model, versions)
-        for name in set(self._models) - set(found):
-            model = self._models[name]
-            model.labels = {}
-            for version in list(model.servables):
-                self._unload(name, model, version)
+        await self._bring(found)
 
-    def _scan(self) -> dict[str, tuple[Path, dict[int, Path], Mapping[str, int]]]:
-        if self._model_name is not None or list_versions(self._base_path):
-            folders = {self._model_name or self._base_path.name: self._base_path}
-            self._base_path.stat()
-        else:
-            folders = list_models(self._base_path)
+    async def _look(self, source: Source) -> dict[str, _Found]:
+        return await asyncio.get_running_loop().run_in_executor(None, self._scan, source)
+
+    def _scan(self, source: Source) -> dict[str, _Found]:
         found = {}
-        for name, path in folders.items():
+        for name, settings in source.models().items():
+            path = Path(settings.base_path)
             try:
-                labels: Mapping[str, int] = read_labels(path)
+                labels: Mapping[str, int] = settings.labels or read_labels(path)
             except ArtifactError as error:
                 log.warning("%s", error)
                 labels = self._models[name].labels if name in self._models else {}
-            found[name] = (path, list_versions(path), labels)
+            found[name] = _Found(settings, list_versions(path), labels)
         return found
 
-    async def _follow(self, name: str, model: _Model, versions: Mapping[int, Path]) -> None:
+    async def _bring(self, found: Mapping[str, _Found], *, is_all: bool = True) -> None:
+        """Loads and unloads until what serves is what was found."""
+        if is_all:
+            for name in set(self._models) - set(found):
+                model = self._models[name]
+                model.labels = {}
+                for version in list(model.servables):
+                    self._unload(name, model, version)
+        for name, each in found.items():
+            model = self._models.setdefault(name, _Model(each.settings))
+            model.settings = each.settings
+            if name not in self._put_away:
+                await self._follow(name, model, each)
+
+    async def _follow(self, name: str, model: _Model, found: _Found) -> None:
+        versions, policy = found.versions, model.settings.policy
         for version in [each for each in model.failed if each not in versions]:
             del model.failed[version]
-        # The newest that works serves, and so does every version a label points to.
-        labelled = {version for version in model.labels.values() if version in versions}
+        labelled = [version for version in set(found.labels.values()) if version in versions]
+        if model.settings.transition is Transition.RESOURCES:
+            wanted = {*_wanted(policy, versions), *labelled}
+            gone = [
+                self._unload(name, model, version)
+                for version in [each for each in model.servables if each not in wanted]
+                if wanted - set(model.failed)
+            ]
+            if gone:
+                await asyncio.wait(gone)
         keep = {
             version
             for version in sorted(labelled)
             if await self._ensure(name, model, version, versions[version])
         }
-        for version in sorted(versions, reverse=True):
+        chosen = 0
+        for version in _candidates(policy, versions):
             if await self._ensure(name, model, version, versions[version]):
                 keep.add(version)
-                break
+                chosen += 1
+                # Of the latest, those that fail are made up for by older ones.
+                if not policy.is_all and not policy.specific and chosen == policy.latest:
+                    break
+        model.labels = self._moved_labels(name, model, found.labels)
+        keep |= set(model.labels.values())
         if keep or not versions:
             for version in [each for each in model.servables if each not in keep]:
                 self._unload(name, model, version)
 
+    def _moved_labels(
+        self, name: str, model: _Model, wanted: Mapping[str, int]
+    ) -> Mapping[str, int]:
+        """Labels move only to versions that serve; until then they stay where they are."""
+        labels = {}
+        for label, version in wanted.items():
+            before = model.labels.get(label)
+            if version in model.servables:
+                labels[label] = version
+            elif before in model.servables:
+                labels[label] = before
+                log.warning(
+                    "label %s of %s stays on version %d: %d does not serve",
+                    *(label, name, before, version),
+                )
+            else:
+                log.warning(
+                    "label %s of %s points to version %d, which does not serve",
+                    label,
+                    name,
+                    version,
+                )
+        return labels
+
     async def _ensure(self, name: str, model: _Model, version: int, path: Path) -> bool:
         """Loads a version unless it serves, or failed as it stands; True when it serves."""
-        if version in model.servables:
+        made_from = (path, model.settings.options_of(version))
+        if version in model.servables and model.made_from[version] == made_from:
             return True
         try:
             stat = path.stat()
         except OSError:
-            return False
-        identity = (stat.st_ino, stat.st_mtime_ns)
+            return version in model.servables
+        identity = (stat.st_ino, stat.st_mtime_ns, *made_from)
         if model.failed.get(version) == identity:
-            return False
+            return version in model.servables
         model.statuses[version] = VersionStatus(version, VersionState.LOADING)
         log.info("loading %s version %d", name, version)
         try:
             servable = await asyncio.get_running_loop().run_in_executor(
-                self._loader, self._load, name, version, path
+                self._loader, self._load, model.settings, version, path
             )
         except ServingError as error:
             self._refuse(name, model, version, identity, str(error))
-            return False
+            return version in model.servables
         except Exception as error:
             # Whatever a damaged file makes a library raise, the server goes on.
             log.exception("loading %s version %d failed", name, version)
             self._refuse(name, model, version, identity, f"{type(error).__name__}: {error}")
-            return False
+            return version in model.servables
         model.failed.pop(version, None)
+        if version in model.servables:
+            self._unload(name, model, version)
         model.servables[version] = servable
+        model.made_from[version] = made_from
         model.statuses[version] = VersionStatus(version, VersionState.AVAILABLE)
         log.info("%s version %d serves on %s", name, version, servable.engine)
         return True
 
     def _refuse(
-        self, name: str, model: _Model, version: int, identity: tuple[int, int], reason: str
+        self, name: str, model: _Model, version: int, identity: tuple[object, ...], reason: str
     ) -> None:
         log.error("%s version %d is refused: %s", name, version, reason)
         model.failed[version] = identity
-        model.statuses[version] = VersionStatus(version, VersionState.END, "UNKNOWN", reason)
+        if version in model.servables:
+            model.statuses[version] = VersionStatus(version, VersionState.AVAILABLE)
+        else:
+            model.statuses[version] = VersionStatus(version, VersionState.END, "UNKNOWN", reason)
 
     # --- going
 
-    def _unload(self, name: str, model: _Model, version: int) -> None:
+    def _unload(self, name: str, model: _Model, version: int) -> "asyncio.Task[None]":
         servable = model.servables.pop(version)
+        model.made_from.pop(version, None)
         model.statuses[version] = VersionStatus(version, VersionState.UNLOADING)
         task = asyncio.create_task(self._retire(name, model, version, servable))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
+        return task
 
     async def _retire(self, name: str, model: _Model, version: int, servable: Servable) -> None:
         if not await servable.drain(self._drain_limit_s):
             log.warning("%s version %d was still busy and is closed", name, version)
-        await asyncio.get_running_loop().run_in_executor(self._loader, servable.close)
-        if version not in model.servables:
+        await asyncio.get_running_loop().run_in_executor(self._loader, _close, servable)
+        if version not in model.servables and (
+            model.statuses[version].state is VersionState.UNLOADING
+        ):
             model.statuses[version] = VersionStatus(version, VersionState.END)
         log.info("%s version %d is unloaded", name, version)
 
@@ -262,10 +432,21 @@ class Repository:
             await asyncio.wait(self._unloading)
         self._loader.shutdown(wait=True)
 
-    def require_any(self) -> None:
-        """Raises `LoadError` when there are models and none of them can be served."""
-        if self._models and not any(model.servables for model in self._models.values()):
-            reasons = "; ".join(
-                f"{name}: {self._reasons(model)}" for name, model in self._models.items()
-            )
-            raise LoadError(f"Nothing under {self._base_path} can be served: {reasons}")
+
+def _close(servable: Servable) -> None:
+    servable.close()
+    give_back()
+
+
+def _candidates(policy: VersionPolicy, versions: Iterable[int]) -> list[int]:
+    """The versions a policy allows, newest first."""
+    newest_first = sorted(versions, reverse=True)
+    if policy.specific and not policy.is_all:
+        return [each for each in newest_first if each in policy.specific]
+    return newest_first
+
+
+def _wanted(policy: VersionPolicy, versions: Iterable[int]) -> list[int]:
+    """The versions a policy asks for, newest first."""
+    allowed = _candidates(policy, versions)
+    return allowed if policy.is_all or policy.specific else allowed[: policy.latest]

@@ -6,25 +6,35 @@ Array names: n image, h row, w column, c channel, k class.
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from serving.core import engine as engines
-from serving.core.batching import Batcher, Batching
+from serving.core import tuning
+from serving.core.batching import Batcher, Batching, Ran, level_of
 from serving.core.checks import check_call
 from serving.core.explain import Explainer
+from serving.core.memory import resident_bytes
+from serving.core.reuse import Reuse, key_of_images, key_of_tensors
+from serving.core.statistics import Tally
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
+    LimitExceededError,
     LoadError,
+    OverloadedError,
+    ServingError,
     SignatureNotFoundError,
     UnsupportedError,
 )
+from serving.limits import LIMITS
 from serving.messages import (
+    DEFAULT_OPTIONS,
     DEFAULT_SIGNATURE,
     Array,
     ClassifyImagesCall,
@@ -34,11 +44,16 @@ from serving.messages import (
     LabelScore,
     LayersReply,
     ModelMetadata,
+    Outcome,
     PredictCall,
     PredictReply,
+    Signature,
     Timings,
+    VersionOptions,
 )
+from serving.wire.warmup import decode_warmup
 from zoo.artifact import (
+    WARMUP,
     Manifest,
     has_manifest,
     read_golden,
@@ -56,6 +71,13 @@ INLINE_BELOW_S = 0.0005
 INLINE_DECODE_BYTES = 8192
 
 
+# What a version without golden records is batched in, where its owner lets it be batched.
+FOREIGN_BATCH_ROWS = 32
+UNTUNED_BATCH_ROWS = 32
+
+_Golden = tuple[str, Mapping[str, Array]]
+
+
 class Servable:
     """One version of one model.
 
@@ -63,8 +85,7 @@ class Servable:
         model: The model's name.
         version: Its number.
         path: The version's folder.
-        engine: The engine asked for; the version's own choice when None.
-        batching: The limits of its queue.
+        options: How it is run.
         decoders: Where larger images are decoded.
 
     Raises:
@@ -77,47 +98,73 @@ class Servable:
         version: int,
         path: Path,
         *,
-        engine: str | None,
-        batching: Batching,
-        decoders: Executor,
+        decoders: Executor | None,
+        options: VersionOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.model = model
         self.version = version
+        self.options = options
+        self.tally = Tally()
         self._decoders = decoders
+        self._image_limits = ImageLimits(
+            max_bytes=LIMITS.image_bytes, max_pixels=LIMITS.image_pixels
+        )
         self._active = 0
+        self._alone = 0
         self._is_idle = asyncio.Event()
         self.manifest: Manifest | None = None
         try:
             if has_manifest(path):
                 self.manifest = verify(path)
             self._arrays = read_preprocessing_arrays(path)
-            self.engine = engines.choose(self.manifest, engine)
-            self._loaded = engines.load(self.engine, path, self.manifest)
-            try:
-                seconds = self._prove(path)
-            except BaseException:
-                self._loaded.close()
-                raise
+            self.engine = engines.choose(self.manifest, options.engine)
+            self._load(path, options.streams or 1)
         except ArtifactError as error:
             raise LoadError(str(error)) from error
-        self.signatures = self._loaded.signatures
+        self._reuse = Reuse(answers_once=options.answers_once, cache_bytes=options.cache_bytes)
         self._executor: ThreadPoolExecutor | None = None
-        if not self._loaded.is_batchable or seconds > INLINE_BELOW_S:
+        if not (self.is_batched and self.tuned.batch_s[1] < INLINE_BELOW_S):
             self._executor = ThreadPoolExecutor(
-                batching.streams, thread_name_prefix=f"{model}-{version}"
+                self.tuned.streams, thread_name_prefix=f"{model}-{version}"
             )
-        self._batching = batching
+        rows = options.max_batch_rows or self.tuned.max_rows
+        sizes = options.batch_sizes
+        self.batching = Batching(
+            max_rows=sizes[-1] if sizes else rows,
+            sizes=sizes,
+            streams=self.tuned.streams,
+            max_queued_rows=options.max_queued_rows,
+            max_queue_s=options.max_queue_s,
+            row_s=self.tuned.row_s,
+        )
         self._batchers: dict[str, Batcher] = {}
         self._explainer = Explainer(model, version, path, self.manifest, self._arrays)
 
-    def _prove(self, path: Path) -> float:
-        """Replays the golden records; returns the seconds a batch of one takes.
+    def _load(self, path: Path, streams: int) -> None:
+        """Loads, proves, warms and measures; leaves nothing behind when one of them fails."""
+        started = time.monotonic()
+        self._loaded = engines.load(self.engine, path, self.manifest, streams)
+        compile_s = time.monotonic() - started
+        try:
+            self.signatures = self._loaded.signatures
+            self.is_batched = self._loaded.is_batchable or (
+                self.options.joins_foreign and _have_rows(self.signatures)
+            )
+            golden = self._prove(path)
+            self._warm(path)
+            self.tuned = self._tune(path, golden, compile_s, streams)
+        except BaseException:
+            self._loaded.close()
+            raise
+
+    def _prove(self, path: Path) -> _Golden | None:
+        """Replays the golden records.
 
         Raises:
             LoadError: the engine does not give what Keras gave.
         """
         if self.manifest is None:
-            return float("inf")
+            return None
         inputs, expected = read_golden(path)
         record = self.manifest.engines[self.engine]
         name = "logits" if "logits" in expected else next(iter(expected))
@@ -133,13 +180,89 @@ class Servable:
                 f"On {self.engine} the golden records give {name} that differ from Keras's by "
                 f"{difference:.2e} standard deviations; at most {record.tolerance:.0e} is accepted."
             )
-        one = {key: array[:1] for key, array in inputs.items()}
-        times = []
-        for _ in range(5):
-            started = time.monotonic()
-            self._loaded.run(signature, one)
-            times.append(time.monotonic() - started)
-        return min(times)
+        return signature, inputs
+
+    def _warm(self, path: Path) -> None:
+        """Replays the version's warm-up file, as TensorFlow Serving does.
+
+        Raises:
+            LoadError: a record that cannot be replayed.
+        """
+        try:
+            file = (path / WARMUP).read_bytes()
+        except FileNotFoundError:
+            return
+        try:
+            calls = decode_warmup(file)
+        except ServingError as error:
+            raise LoadError(f"{WARMUP}: {error}") from error
+        for index, call in enumerate(calls):
+            name = call.signature or DEFAULT_SIGNATURE
+            try:
+                if name not in self.signatures:
+                    raise SignatureNotFoundError(name, self.signatures)
+                check_call(call, self.signatures[name], is_batched=self.is_batched)
+                self._loaded.run(name, call.inputs)
+            except ServingError as error:
+                raise LoadError(f"{WARMUP}: record {index}: {error}") from error
+
+    def _tune(
+        self, path: Path, golden: _Golden | None, compile_s: float, streams: int
+    ) -> tuning.Tuned:
+        """Finds the batch size and the streams, or recalls them."""
+        if golden is None or self.manifest is None or not self._loaded.is_batchable:
+            return tuning.Tuned(max_rows=FOREIGN_BATCH_ROWS, streams=streams)
+        signature, inputs = golden
+        options = self.options
+        run = partial(self._loaded.run, signature)
+        if not options.is_tuned:
+            one = {name: array[:1] for name, array in inputs.items()}
+            seconds = min(tuning.timed(run, one) for _ in range(5))
+            return tuning.Tuned(UNTUNED_BATCH_ROWS, streams, {1: seconds})
+        form = self.manifest.engines[self.engine].file
+        record = self.manifest.files.get(form)
+        name = tuning.fingerprint(
+            self.engine, record.sha256 if record else form, tuning.cores(), options.streams
+        )
+        tuned = tuning.read(path, name, options.latency_target_s)
+        if tuned is None:
+            tuned = self._measure(path, golden, compile_s, streams)
+            tuning.write(path, name, options.latency_target_s, tuned)
+        elif tuned.streams != streams:
+            self._loaded.close()
+            self._loaded = engines.load(self.engine, path, self.manifest, tuned.streams)
+        return tuned
+
+    def _measure(self, path: Path, golden: _Golden, compile_s: float, streams: int) -> tuning.Tuned:
+        signature, inputs = golden
+        target_s = self.options.latency_target_s
+        until = time.monotonic() + tuning.BUDGET_S
+
+        def tried(streams: int) -> tuple[tuning.Tuned, float]:
+            run = partial(self._loaded.run, signature)
+            found = tuning.measure(
+                run, inputs, latency_target_s=target_s, streams=streams, until=until
+            )
+            rows, throughput = tuning.best(found, streams)
+            return tuning.Tuned(rows, streams, found), throughput
+
+        tuned, throughput = tried(streams)
+        may_try = (
+            self.options.streams is None
+            and tuning.cores() > 1
+            and compile_s < tuning.MOST_COMPILE_S
+            and tuned.batch_s[1] > INLINE_BELOW_S
+        )
+        if may_try:
+            self._loaded.close()
+            self._loaded = engines.load(self.engine, path, self.manifest, tuning.cores())
+            until = time.monotonic() + tuning.BUDGET_S
+            other, reached = tried(tuning.cores())
+            if reached > throughput * tuning.WORTH:
+                return other
+            self._loaded.close()
+            self._loaded = engines.load(self.engine, path, self.manifest, streams)
+        return tuned
 
     # --- asking
 
@@ -151,42 +274,100 @@ class Servable:
             OverloadedError: the queue is full.
             DeadlineExceededError: too late.
         """
-        name = call.signature or DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise SignatureNotFoundError(name, self.signatures)
-        signature = self.signatures[name]
-        rows = check_call(call, signature, is_batched=self._loaded.is_batchable)
-        if rows == 0:
-            raise InvalidRequestError("The batch is empty: its leading dimension is 0.")
-        outputs, queue_s, execute_s = await self._submit(name, call.inputs, call.deadline)
-        wanted = call.outputs or tuple(signature.outputs)
-        return PredictReply(
-            model=self.model,
-            version=self.version,
-            signature=name,
-            outputs={key: outputs[key] for key in wanted},
-            timings=Timings(queue_s=queue_s, execute_s=execute_s),
-            request_id=call.request_id,
-        )
+        with self._counted() as counted:
+            name = call.signature or DEFAULT_SIGNATURE
+            if name not in self.signatures:
+                raise SignatureNotFoundError(name, self.signatures)
+            signature = self.signatures[name]
+            rows = check_call(call, signature, is_batched=self.is_batched)
+            if rows == 0:
+                raise InvalidRequestError("The batch is empty: its leading dimension is 0.")
+
+            async def produce() -> tuple[PredictReply, int]:
+                ran = await self._submit(name, call.inputs, call.deadline, call.priority)
+                reply = PredictReply(
+                    model=self.model,
+                    version=self.version,
+                    signature=name,
+                    outputs={
+                        key: ran.outputs[key] for key in call.outputs or tuple(signature.outputs)
+                    },
+                    timings=Timings(queue_s=ran.queue_s, execute_s=ran.execute_s),
+                    request_id=call.request_id,
+                    outcome=Outcome.QUEUED if ran.was_queued else Outcome.DIRECT,
+                )
+                return reply, sum(each.nbytes for each in reply.outputs.values())
+
+            if self._reuse.is_used:
+                key = key_of_tensors(name, call.outputs, call.inputs)
+                reply, outcome = await self._reuse.answer(key, call.deadline, produce)
+                if outcome:
+                    reply = replace(
+                        reply, outcome=outcome, request_id=call.request_id, timings=Timings()
+                    )
+            else:
+                reply, _ = await produce()
+            counted(rows, reply.timings)
+            return reply
 
     async def _submit(
+        self, signature: str, inputs: Mapping[str, Array], deadline: float | None, priority: int
+    ) -> Ran:
+        if self.is_batched:
+            return await self._batcher(signature).submit(inputs, deadline, level_of(priority))
+        return await self._run_alone(signature, inputs, deadline)
+
+    async def _run_alone(
         self, signature: str, inputs: Mapping[str, Array], deadline: float | None
-    ) -> tuple[Mapping[str, Array], float, float]:
-        self._active += 1
-        try:
-            if self._loaded.is_batchable:
-                return await self._batcher(signature).submit(inputs, deadline)
+    ) -> Ran:
+        """Runs a request whose rows may not join others'."""
+        waiting = self._alone
+        if waiting >= self.options.max_queued_rows:
+            raise OverloadedError(
+                f"{waiting} requests wait already; at most {self.options.max_queued_rows} may.",
+                retry_after_s=1.0,
+            )
+        queued = time.monotonic()
+
+        def run() -> tuple[float, Mapping[str, Array]]:
             started = time.monotonic()
-            run = partial(self._loaded.run, signature, inputs)
-            loop = asyncio.get_running_loop()
-            left = None if deadline is None else deadline - started
-            try:
-                async with asyncio.timeout(left):
-                    outputs = await loop.run_in_executor(self._executor, run)
-            except TimeoutError as error:
-                raise DeadlineExceededError("The deadline passed while the model ran.") from error
-            return outputs, 0.0, time.monotonic() - started
+            if deadline is not None and started >= deadline:
+                raise DeadlineExceededError(
+                    f"The deadline passed after {started - queued:.3f} s in the queue."
+                )
+            return started, self._loaded.run(signature, inputs)
+
+        left = None if deadline is None else deadline - queued
+        self._alone += 1
+        try:
+            async with asyncio.timeout(left):
+                loop = asyncio.get_running_loop()
+                started, outputs = await loop.run_in_executor(self._executor, run)
+        except TimeoutError as error:
+            raise DeadlineExceededError("The deadline passed while the model ran.") from error
         finally:
+            self._alone -= 1
+        seconds = time.monotonic() - started
+        self.tally.batch(1, seconds)
+        return Ran(outputs, started - queued, seconds, waiting > 0)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[Callable[[int, Timings], None]]:
+        """Keeps the version from being closed while a request is answered, and counts it."""
+        started = time.monotonic()
+        self._active += 1
+        answered = False
+
+        def count(rows: int, timings: Timings) -> None:
+            nonlocal answered
+            answered = True
+            self.tally.answered(rows, time.monotonic() - started, timings)
+
+        try:
+            yield count
+        finally:
+            if not answered:
+                self.tally.failed(time.monotonic() - started)
             self._active -= 1
             if not self._active:
                 self._is_idle.set()
@@ -196,8 +377,17 @@ class Servable:
         key = "" if self.engine == "openvino" else signature
         if key not in self._batchers:
             run = partial(self._loaded.run, signature)
-            self._batchers[key] = Batcher(run, self._batching, self._executor)
+            self._batchers[key] = Batcher(run, self.batching, self._executor, self.tally.batch)
         return self._batchers[key]
+
+    def admit(self, deadline: float | None, priority: int) -> None:
+        """Refuses, before it is decoded, a request that would be refused afterwards.
+
+        Raises:
+            OverloadedError: the queue is full, or too long for the deadline.
+        """
+        for batcher in self._batchers.values():
+            batcher.admit(1, deadline, level_of(priority))
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
         """Decodes, preprocesses, runs and ranks.
@@ -206,47 +396,78 @@ class Servable:
             InvalidRequestError: an image that is none; its place in the request is named.
             UnsupportedError: the version says nothing of images (it has no manifest).
         """
-        if self.manifest is None:
-            raise UnsupportedError(
-                f"Version {self.version} of {self.model!r} was not published by convzoo, so how "
-                "images become its input is not known; send it tensors."
-            )
-        if not call.images:
-            raise InvalidRequestError("There is no image in the request.", field="images")
-        k = len(self.manifest.labels)
-        if call.top_k < 1:
-            raise InvalidRequestError(
-                f"top_k is {call.top_k}; this model has {k} classes, so 1 to {k} work.",
-                field="top_k",
-            )
+        with self._counted() as counted:
+            if self.manifest is None:
+                raise UnsupportedError(
+                    f"Version {self.version} of {self.model!r} was not published by convzoo, so "
+                    "how images become its input is not known; send it tensors."
+                )
+            if not call.images:
+                raise InvalidRequestError("There is no image in the request.", field="images")
+            if len(call.images) > LIMITS.images:
+                raise LimitExceededError(
+                    f"The request has {len(call.images)} images; at most {LIMITS.images} are taken.",
+                    field="images",
+                )
+            k = len(self.manifest.labels)
+            if call.top_k < 1:
+                raise InvalidRequestError(
+                    f"top_k is {call.top_k}; this model has {k} classes, so 1 to {k} work.",
+                    field="top_k",
+                )
+            top_k = min(call.top_k, k)
+
+            async def produce() -> tuple[ClassifyImagesReply, int]:
+                reply = await self._classify(call, top_k)
+                return reply, 200 * top_k * len(call.images)
+
+            if self._reuse.is_used:
+                key = key_of_images(call.images, top_k)
+                reply, outcome = await self._reuse.answer(key, call.deadline, produce)
+                if outcome:
+                    reply = replace(
+                        reply, outcome=outcome, request_id=call.request_id, timings=Timings()
+                    )
+            else:
+                reply, _ = await produce()
+            counted(len(call.images), reply.timings)
+            return reply
+
+    async def _classify(self, call: ClassifyImagesCall, top_k: int) -> ClassifyImagesReply:
+        assert self.manifest is not None  # noqa: S101 - classify_images has looked
         started = time.monotonic()
-        pixels_nhwc = np.stack(await self._decode_all(call.images))
+        pixels_nhwc = np.stack(await self._decode_all(call.images, call.deadline))
         inputs = {"image": self.manifest.preprocessing.to_input(pixels_nhwc, self._arrays)}
         decode_s = time.monotonic() - started
-        outputs, queue_s, execute_s = await self._submit(DEFAULT_SIGNATURE, inputs, call.deadline)
+        ran = await self._submit(DEFAULT_SIGNATURE, inputs, call.deadline, call.priority)
         return ClassifyImagesReply(
             model=self.model,
             version=self.version,
-            results=self._rank(outputs["probabilities"], min(call.top_k, k)),
-            timings=Timings(decode_s=decode_s, queue_s=queue_s, execute_s=execute_s),
+            results=self._rank(ran.outputs["probabilities"], top_k),
+            timings=Timings(decode_s=decode_s, queue_s=ran.queue_s, execute_s=ran.execute_s),
             request_id=call.request_id,
+            outcome=Outcome.QUEUED if ran.was_queued else Outcome.DIRECT,
         )
 
-    async def _decode_all(self, images: tuple[bytes, ...]) -> list[Pixels]:
+    async def _decode_all(self, images: tuple[bytes, ...], deadline: float | None) -> list[Pixels]:
         if sum(map(len, images)) < INLINE_DECODE_BYTES:
-            return [self._decode(index, image) for index, image in enumerate(images)]
+            return [self._decode(index, image, None) for index, image in enumerate(images)]
         loop = asyncio.get_running_loop()
         return await asyncio.gather(
             *(
-                loop.run_in_executor(self._decoders, self._decode, index, image)
+                loop.run_in_executor(self._decoders, self._decode, index, image, deadline)
                 for index, image in enumerate(images)
             )
         )
 
-    def _decode(self, index: int, image: bytes) -> Pixels:
+    def _decode(self, index: int, image: bytes, deadline: float | None) -> Pixels:
         assert self.manifest is not None  # noqa: S101 - classify_images has looked
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceededError(
+                f"The deadline passed before image {index} could be decoded."
+            )
         try:
-            return self.manifest.preprocessing.to_pixels(decode(image, ImageLimits()))
+            return self.manifest.preprocessing.to_pixels(decode(image, self._image_limits))
         except ImageError as error:
             raise InvalidRequestError(
                 f"Image {index}: {error}", field=f"images[{index}]"
@@ -291,6 +512,11 @@ class Servable:
             versions=versions,
         )
 
+    def worker_bytes(self) -> int:
+        """What the engine's own process holds; 0 when it has none."""
+        process_id = getattr(self._loaded, "process_id", None)
+        return resident_bytes(process_id) if process_id is not None else 0
+
     # --- going
 
     async def drain(self, limit_s: float) -> bool:
@@ -312,3 +538,12 @@ class Servable:
         self._batchers.clear()
         self._explainer.close()
         self._loaded.close()
+
+
+def _have_rows(signatures: Mapping[str, Signature]) -> bool:
+    """Whether every input and output has a leading dimension of any size."""
+    return all(
+        spec.shape is not None and spec.shape[:1] == (None,)
+        for signature in signatures.values()
+        for spec in (*signature.inputs.values(), *signature.outputs.values())
+    )

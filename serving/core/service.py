@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from serving.core.repository import Repository
-from serving.errors import DeadlineExceededError, NotReadyError, code_of
+from serving.core.servable import Servable
+from serving.errors import DeadlineExceededError, NotReadyError, OverloadedError, code_of
+from serving.journey import Journey, current
+from serving.limits import LIMITS
 from serving.messages import (
     ClassifyImagesCall,
     ClassifyImagesReply,
@@ -15,6 +18,7 @@ from serving.messages import (
     LayersReply,
     ModelMetadata,
     ModelStatus,
+    Outcome,
     PredictCall,
     PredictReply,
     Target,
@@ -28,7 +32,7 @@ class Service:
 
     Args:
         repository: Finds the servables.
-        default_timeout_s: The deadline of requests that bring none.
+        default_timeout_s: The deadline of requests that bring none, for models that set none.
         metrics: Where requests are counted.
     """
 
@@ -57,12 +61,16 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        with self._counted(call.target.model, "predict"):
-            self._admit(call.deadline)
-            servable = self._repository.find(call.target)
-            reply = await servable.predict(replace(call, deadline=self._deadline(call.deadline)))
-        rows = as_batch_rows(next(iter(call.inputs.values())))
-        self._metrics.answered(reply.model, reply.version, "predict", rows, reply.timings)
+        with self._counted(call.target.model, "predict") as journey:
+            servable = self._servable(call.target, call.deadline)
+            reply = await servable.predict(
+                replace(
+                    call,
+                    deadline=self._deadline(call.deadline, servable),
+                    priority=call.priority or journey.priority,
+                )
+            )
+            self._answered(journey, reply, as_batch_rows(next(iter(call.inputs.values()))))
         return reply
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
@@ -71,14 +79,16 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        with self._counted(call.target.model, "classify"):
-            self._admit(call.deadline)
-            servable = self._repository.find(call.target)
+        with self._counted(call.target.model, "classify") as journey:
+            servable = self._servable(call.target, call.deadline)
             reply = await servable.classify_images(
-                replace(call, deadline=self._deadline(call.deadline))
+                replace(
+                    call,
+                    deadline=self._deadline(call.deadline, servable),
+                    priority=call.priority or journey.priority,
+                )
             )
-        rows = len(call.images)
-        self._metrics.answered(reply.model, reply.version, "classify", rows, reply.timings)
+            self._answered(journey, reply, len(call.images))
         return reply
 
     async def explain(self, call: ExplainCall) -> ExplainReply:
@@ -87,11 +97,13 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        with self._counted(call.target.model, "explain"):
-            self._admit(call.deadline)
-            servable = self._repository.find(call.target)
-            reply = await servable.explain(replace(call, deadline=self._deadline(call.deadline)))
-        self._metrics.answered(reply.model, reply.version, "explain", 1, reply.timings)
+        with self._counted(call.target.model, "explain") as journey:
+            servable = self._servable(call.target, call.deadline)
+            deadline = self._deadline(call.deadline, servable)
+            reply = await servable.explain(replace(call, deadline=deadline))
+            journey.version, journey.rows, journey.timings = reply.version, 1, reply.timings
+            journey.answered = time.monotonic()
+            self._metrics.answered(journey)
         return reply
 
     async def layers(self, target: Target, deadline: float | None = None) -> LayersReply:
@@ -100,33 +112,79 @@ class Service:
         Raises:
             ServingError: see `serving.errors`.
         """
-        with self._counted(target.model, "layers"):
-            self._admit(deadline)
-            return await self._repository.find(target).layers(self._deadline(deadline))
+        with self._counted(target.model, "layers") as journey:
+            servable = self._servable(target, deadline)
+            reply = await servable.layers(self._deadline(deadline, servable))
+            journey.version, journey.answered = reply.version, time.monotonic()
+            self._metrics.answered(journey)
+        return reply
 
-    @contextlib.contextmanager
-    def _counted(self, model: str, kind: str) -> Iterator[None]:
-        """Counts a request while it is answered, and its error when it gets one."""
-        self._active += 1
-        self._metrics.began()
-        try:
-            yield
-        except Exception as error:
-            known = model if model in self._repository.models() else UNKNOWN
-            self._metrics.failed(known, kind, code_of(error))
-            raise
-        finally:
-            self._active -= 1
-            self._metrics.ended()
+    def admit(self, target: Target, deadline: float | None, kind: str) -> None:
+        """Refuses, before its body is decoded, a request that would be refused afterwards.
 
-    def _admit(self, deadline: float | None) -> None:
+        Raises:
+            ServingError: see `serving.errors`.
+        """
+        journey = current.get()
+        priority = journey.priority if journey else 0
+        with self._refused(target.model, kind):
+            self._servable(target, deadline).admit(deadline, priority)
+
+    def _servable(self, target: Target, deadline: float | None) -> Servable:
         if self._is_draining:
             raise NotReadyError("The server is stopping.")
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceededError("The deadline had passed when the request arrived.")
+        if self._active > LIMITS.active_requests:
+            raise OverloadedError(
+                f"{self._active - 1} requests are being answered; at most "
+                f"{LIMITS.active_requests} may.",
+                retry_after_s=1.0,
+            )
+        return self._repository.find(target)
 
-    def _deadline(self, deadline: float | None) -> float:
-        return time.monotonic() + self._default_timeout_s if deadline is None else deadline
+    @contextlib.contextmanager
+    def _counted(self, model: str, kind: str) -> Iterator[Journey]:
+        """Counts a request while it is answered, and its error when it gets one."""
+        self._active += 1
+        self._metrics.began()
+        try:
+            with self._refused(model, kind) as journey:
+                # All of the time before is reading and decoding what was sent.
+                journey.answered = time.monotonic()
+                yield journey
+        finally:
+            self._active -= 1
+            self._metrics.ended()
+
+    @contextlib.contextmanager
+    def _refused(self, model: str, kind: str) -> Iterator[Journey]:
+        journey = current.get() or Journey()
+        journey.kind, journey.model = kind, model
+        try:
+            yield journey
+        except BaseException as error:
+            journey.model = model if model in self._repository.models() else UNKNOWN
+            journey.code = code_of(error) if isinstance(error, Exception) else "CANCELLED"
+            journey.error = str(error)
+            journey.outcome = _outcome(error)
+            self._metrics.failed(journey)
+            raise
+
+    def _answered(
+        self, journey: Journey, reply: PredictReply | ClassifyImagesReply, rows: int
+    ) -> None:
+        decode_s = journey.answered - journey.received
+        journey.version, journey.rows, journey.outcome = reply.version, rows, reply.outcome
+        journey.timings = replace(reply.timings, decode_s=decode_s + reply.timings.decode_s)
+        journey.answered = time.monotonic()
+        self._metrics.answered(journey)
+
+    def _deadline(self, deadline: float | None, servable: Servable) -> float:
+        if deadline is not None:
+            return deadline
+        default_s = servable.options.default_timeout_s or self._default_timeout_s
+        return time.monotonic() + default_s
 
     def metadata(self, target: Target) -> ModelMetadata:
         """What a version takes and gives."""
@@ -164,3 +222,11 @@ class Service:
     def drain(self) -> None:
         """Refuses what comes from now on; what has begun is finished."""
         self._is_draining = True
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, OverloadedError):
+        return Outcome.SHED
+    if isinstance(error, DeadlineExceededError):
+        return Outcome.LATE
+    return Outcome.FAILED

@@ -13,11 +13,17 @@ from zoo.artifact import Manifest, SignatureRecord, TensorRecord
 
 
 class OpenVINOModel:
-    """A compiled network with one inference request a thread."""
+    """A compiled network with one inference request a thread.
+
+    Args:
+        version_path: The version's folder.
+        manifest: What was published.
+        streams: Batches that run at the same time, each on its share of the cores.
+    """
 
     is_batchable = True
 
-    def __init__(self, version_path: Path, manifest: Manifest | None) -> None:
+    def __init__(self, version_path: Path, manifest: Manifest | None, streams: int = 1) -> None:
         if manifest is None:
             raise LoadError("OpenVINO runs published versions only; this one has no manifest.")
         record = manifest.engines["openvino"]
@@ -27,7 +33,11 @@ class OpenVINOModel:
             self._compiled: Any = core.compile_model(
                 network,
                 "CPU",
-                {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
+                {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    "NUM_STREAMS": str(streams),
+                },
             )
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot load {record.file}: {_first_line(error)}") from error

@@ -62,8 +62,8 @@ class TensorFlowModel:
     # What a foreign graph does with rows of different requests is not known, so they stay apart.
     is_batchable = False
 
-    def __init__(self, version_path: Path, manifest: Manifest | None) -> None:
-        del manifest  # the SavedModel says everything that is needed
+    def __init__(self, version_path: Path, manifest: Manifest | None, streams: int = 1) -> None:
+        del manifest, streams  # the SavedModel says everything, and one pipe is one stream
         self._path = version_path
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,6 +96,11 @@ class TensorFlowModel:
             raise _failure(body)
         ours.settimeout(None)
         return tfs_proto.decode_metadata_reply(body)
+
+    @property
+    def process_id(self) -> int | None:
+        """The worker's process, while there is one."""
+        return None if self._process is None else self._process.pid
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Runs a signature in the worker."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -24,25 +24,33 @@ class GrpcioListener:
 
     Args:
         routes: Answers the unary methods.
-        address: "host:port"; port 0 lets the system choose.
+        addresses: "host:port" first, where port 0 lets the system choose; then "unix:PATH".
         max_message_bytes: A larger request is refused with RESOURCE_EXHAUSTED.
         streams: Answers each message of a stream.
         watches: Answer one request again and again.
         max_in_flight: Messages of one stream that are answered at the same time; the next one is
             read when the oldest has its answer.
         max_streams: Calls open at the same time on one connection.
+        credentials: The server's key and certificate and who signs clients' ("" for nobody), in
+            PEM; None for plain connections. Unix sockets stay plain.
+        requires_client: Whether a client must show a certificate.
+
+    Raises:
+        OSError: an address cannot be bound.
     """
 
     def __init__(
         self,
         routes: GrpcRoutes,
-        address: str,
+        addresses: Sequence[str],
         *,
         max_message_bytes: int,
         streams: GrpcRoutes | None = None,
         watches: GrpcWatches | None = None,
         max_in_flight: int = 16,
         max_streams: int = 1024,
+        credentials: tuple[str, str, str] | None = None,
+        requires_client: bool = False,
     ) -> None:
         self._server = grpc.aio.server(
             options=[
@@ -62,10 +70,22 @@ class GrpcioListener:
         for path, watch in (watches or {}).items():
             handlers[path] = grpc.unary_stream_rpc_method_handler(_watch(watch))
         self._server.add_generic_rpc_handlers((_Methods(handlers),))
-        try:
-            self.port = int(self._server.add_insecure_port(address))
-        except RuntimeError as error:
-            raise OSError(f"cannot bind {address}") from error
+        self.port = 0
+        for address in addresses:
+            try:
+                if credentials is None or address.startswith("unix:"):
+                    port = self._server.add_insecure_port(address)
+                else:
+                    key, certificate, authority = (each.encode() for each in credentials)
+                    port = self._server.add_secure_port(
+                        address,
+                        grpc.ssl_server_credentials(
+                            [(key, certificate)], authority or None, requires_client
+                        ),
+                    )
+            except RuntimeError as error:
+                raise OSError(f"{address} cannot be bound") from error
+            self.port = self.port or int(port)
 
     async def start(self) -> None:
         """Accepts connections from here on."""

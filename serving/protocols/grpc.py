@@ -1,11 +1,23 @@
 """All gRPC methods by their full path: TensorFlow Serving's, Open Inference's, and health."""
 
 import asyncio
+import math
+import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 
+from serving.errors import OverloadedError
+from serving.journey import OUTCOME_HEADER, Journey, current
 from serving.messages import Target
+from serving.observe import Observer
+from serving.protocols.http import (
+    MOST_REQUEST_ID,
+    MOST_TRACEPARENT,
+    PRIORITY_HEADER,
+    priority_of,
+)
 from serving.protocols.oip_grpc import INFERENCE_SERVICE, OipGrpc
 from serving.protocols.reflection import REFLECTION_SERVICE, Reflection
 from serving.protocols.service import Administration, Service
@@ -26,6 +38,7 @@ from serving.transport import (
     GrpcRoutes,
     GrpcWatches,
 )
+from serving.wire.codes import CODE_NAMES
 from serving.wire.pool import new_message, parse_message
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -36,10 +49,15 @@ SERVICES = (
 # TensorFlow Serving registers its own without their package.
 HEALTH_NAMES = ("", "PredictionService", "ModelService", *SERVICES)
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+PROTOCOLS = (("/tensorflow.serving.", "tfs_grpc"), ("/inference.", "oip_grpc"))
 IDENTITY = ("convzoo", version("convzoo"))
 
 
-def build_grpc(service: Service, administration: Administration | None = None) -> GrpcRoutes:
+def build_grpc(
+    service: Service,
+    administration: Administration | None = None,
+    observer: Observer | None = None,
+) -> GrpcRoutes:
     """The handler of every unary method; without `administration` nothing can be changed."""
 
     async def health(request: GrpcRequest) -> bytes:
@@ -54,18 +72,20 @@ def build_grpc(service: Service, administration: Administration | None = None) -
         **OipGrpc(service, *IDENTITY, administration).methods(),
         f"/{HEALTH_SERVICE}/Check": health,
     }
-    return {path: _handler(method) for path, method in methods.items()}
+    return {path: _handler(path, method, observer) for path, method in methods.items()}
 
 
 def build_grpc_streams(
-    service: Service, administration: Administration | None = None
+    service: Service,
+    administration: Administration | None = None,
+    observer: Observer | None = None,
 ) -> GrpcRoutes:
     """The handler of every stream of requests; it is called once a message."""
     methods = {
         **OipGrpc(service, *IDENTITY, administration).streams(),
         **Reflection(SERVICES).methods(),
     }
-    return {path: _handler(method) for path, method in methods.items()}
+    return {path: _handler(path, method, observer) for path, method in methods.items()}
 
 
 def build_grpc_watches(service: Service, *, look_every_s: float = 0.1) -> GrpcWatches:
@@ -109,21 +129,44 @@ def _health_reply(status: int) -> bytes:
     return new_message("grpc.health.v1.HealthCheckResponse", status=status)
 
 
-def _handler(method: GrpcMethod) -> GrpcHandler:
+def _handler(path: str, method: GrpcMethod, observer: Observer | None) -> GrpcHandler:
+    protocol = next((name for package, name in PROTOCOLS if path.startswith(package)), "")
+
     async def handle(request: GrpcRequest) -> GrpcResponse:
-        request_id = request.metadata.get("x-request-id", "")[:128]
-        trailers: tuple[tuple[str, str], ...] = ()
-        if request_id:
-            trailers = (("x-request-id", request_id),)
+        metadata = request.metadata
+        journey = Journey(
+            protocol,
+            metadata.get("x-request-id", "")[:MOST_REQUEST_ID],
+            metadata.get("traceparent", "")[:MOST_TRACEPARENT],
+            received=request.received or time.monotonic(),
+        )
+        current.set(journey)
+        trailers: list[tuple[str, str]] = []
         try:
+            if PRIORITY_HEADER in metadata:
+                journey.priority = priority_of(metadata[PRIORITY_HEADER])
             found = await method(request)
             if isinstance(found, Timed):
-                return GrpcResponse(found.body, trailers=(*trailers, timings_header(found.timings)))
-            return GrpcResponse(found, trailers=trailers)
+                trailers.append(timings_header(found.timings))
+                found = found.body
+            response = GrpcResponse(found)
         except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
-            request_id = request_id or uuid.uuid4().hex
-            trailers = (("x-request-id", request_id), *facts_of(error))
-            text = text_of(error, request_id)
-            return GrpcResponse(code=grpc_code(error), message=text, trailers=trailers)
+            code = grpc_code(error)
+            journey.request_id = journey.request_id or uuid.uuid4().hex
+            trailers += facts_of(error)
+            journey.code, journey.error = CODE_NAMES[code], str(error)
+            response = GrpcResponse(code=code, message=text_of(error, journey.request_id))
+            if isinstance(error, OverloadedError):
+                # gRPC's own clients wait so long when a retry policy lets them try again.
+                milliseconds = str(max(1, round(error.retry_after_s * 1000)))
+                trailers.append(("grpc-retry-pushback-ms", milliseconds))
+                trailers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+        if journey.request_id:
+            trailers.append(("x-request-id", journey.request_id))
+        if journey.kind:
+            trailers.append((OUTCOME_HEADER, str(journey.outcome)))
+        if observer is not None and protocol:
+            observer.finished(journey)
+        return replace(response, trailers=tuple(trailers)) if trailers else response
 
     return handle

@@ -39,12 +39,14 @@ class Native:
         match = _CLASSIFY.fullmatch(request.path)
         if request.method != "POST" or match is None:
             raise malformed(request)
+        target = Target(
+            unquote(match["model"]),
+            int(match["version"]) if match["version"] else None,
+            unquote(match["label"]) if match["label"] else None,
+        )
+        self._service.admit(target, deadline, "classify")
         call = ClassifyImagesCall(
-            target=Target(
-                unquote(match["model"]),
-                int(match["version"]) if match["version"] else None,
-                unquote(match["label"]) if match["label"] else None,
-            ),
+            target=target,
             images=native_json.decode_images(request.body, request.headers.get("content-type", "")),
             top_k=_top_k(parse_qs(request.query)),
             deadline=deadline,

@@ -89,6 +89,7 @@ class OipRest:
         self, match: re.Match[str], request: HttpRequest, deadline: float | None
     ) -> HttpResponse:
         target = _target(match)
+        self._service.admit(target, deadline, "predict")
         metadata = self._service.metadata(target)
         asked = oip_json.decode_infer_request(
             request.body,

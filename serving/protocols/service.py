@@ -22,6 +22,13 @@ from serving.messages import (
 class Service(Protocol):
     """Answers for models; raises `serving.errors` and nothing of any protocol."""
 
+    def admit(self, target: Target, deadline: float | None, kind: str) -> None:
+        """Refuses, before its body is decoded, a request that would be refused afterwards.
+
+        `kind` is "predict" or "classify".
+        """
+        ...
+
     async def predict(self, call: PredictCall) -> PredictReply:
         """Runs one signature."""
         ...

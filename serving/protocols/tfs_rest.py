@@ -54,6 +54,7 @@ class TfsRest:
 
     async def _predict(self, target: Target, request: HttpRequest, deadline: float | None) -> bytes:
         with asking(target):
+            self._service.admit(target, deadline, "predict")
             signatures = self._service.metadata(target).signatures
             call, is_row = tfs_json.decode_predict_request(request.body, target, signatures)
             reply = await self._service.predict(_timed(call, request, deadline))
@@ -62,6 +63,8 @@ class TfsRest:
     async def _examples(
         self, method: str, target: Target, request: HttpRequest, deadline: float | None
     ) -> bytes:
+        with asking(target):
+            self._service.admit(target, deadline, "predict")
         call = examples.decode_json_request(request.body, target)
         with asking(target):
             reply = await answer_examples(self._service, _timed(call, request, deadline), method)

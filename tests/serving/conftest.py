@@ -15,5 +15,6 @@ def tiny_server(tmp_path_factory):
     publish_tiny(base_path)
     publish_tiny(base_path, scale=2.0)
     write_labels(base_path / "tiny", {"stable": 1})
-    with serve(base_path, place) as server:
+    # Read-only: a test that unloads the model would take it from all others.
+    with serve(base_path, place, "--read-only") as server:
         yield server

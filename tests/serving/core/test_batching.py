@@ -47,7 +47,7 @@ def test_every_request_gets_its_own_rows_back_whatever_joins_it(requests):
         run = Doubler()
         batcher = Batcher(run, Batching(max_rows=8), None)
         answers = await asyncio.gather(*(batcher.submit(rows(*each), None) for each in requests))
-        return run, [outputs["y"].tolist() for outputs, _, _ in answers]
+        return run, [outputs["y"].tolist() for outputs, *_ in answers]
 
     run, answers = asyncio.run(ask())
     assert answers == [[2.0 * value for value in each] for each in requests]
@@ -137,7 +137,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_return(executor):
 async def test_a_request_larger_than_a_batch_runs_alone():
     run = Doubler()
     batcher = Batcher(run, Batching(max_rows=4), None)
-    outputs, _, _ = await batcher.submit(rows(*range(9)), None)
+    outputs, *_ = await batcher.submit(rows(*range(9)), None)
     assert outputs["y"].tolist() == [2.0 * n for n in range(9)]
 
 
@@ -147,5 +147,5 @@ async def test_an_error_reaches_everybody_in_its_batch_and_the_next_batch_runs()
         batcher.submit(rows(1), None), batcher.submit(rows(-1), None), return_exceptions=True
     )
     assert all(isinstance(each, EngineError) for each in results)
-    outputs, _, _ = await batcher.submit(rows(3), None)
+    outputs, *_ = await batcher.submit(rows(3), None)
     assert outputs["y"].tolist() == [6.0]

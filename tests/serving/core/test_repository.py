@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.core.batching import Batching
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
+from serving.core.sources import BasePath
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -20,7 +20,7 @@ from serving.errors import (
     SignatureNotFoundError,
     VersionNotFoundError,
 )
-from serving.messages import ClassifyImagesCall, PredictCall, Target
+from serving.messages import ClassifyImagesCall, PredictCall, Target, VersionOptions
 from tests.serving.published import logits_of, publish_tiny, softmax
 from zoo.artifact import GOLDEN, write_labels
 
@@ -33,12 +33,12 @@ IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
 async def repository(tmp_path):
     with ThreadPoolExecutor(1) as decoders:
 
-        def load(model, version, path):
-            return Servable(
-                model, version, path, engine=None, batching=Batching(), decoders=decoders
-            )
+        def load(settings, version, path):
+            options = settings.options_of(version)
+            return Servable(settings.name, version, path, options=options, decoders=decoders)
 
-        made = Repository(tmp_path, load, drain_limit_s=2.0)
+        options = VersionOptions(is_tuned=False)
+        made = Repository(BasePath(tmp_path, options=options), load, drain_limit_s=2.0)
         yield made
         await made.close()
 

@@ -78,6 +78,9 @@ class FakeService:
             raise VersionNotFoundError("m", version, (1, 2))
         return version
 
+    def admit(self, target, deadline, kind):
+        self._version(target)
+
     async def predict(self, call):
         self.last = call
         version = self._version(call.target)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.core.batching import Batching
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
+from serving.core.sources import BasePath
+from serving.messages import VersionOptions
 from serving.protocols.http import build_http
 from serving.transport import HttpRequest
 from tests.serving.published import LABELS, logits_of, publish_tiny, softmax
@@ -32,10 +33,11 @@ async def ask(tmp_path):
     publish_tiny(tmp_path, scale=2.0)
     write_labels(tmp_path / "tiny", {"stable": 1})
 
-    def load(model, version, path):
-        return Servable(model, version, path, engine=None, batching=Batching(), decoders=None)
+    def load(settings, version, path):
+        options = settings.options_of(version)
+        return Servable(settings.name, version, path, options=options, decoders=None)
 
-    repository = Repository(tmp_path, load)
+    repository = Repository(BasePath(tmp_path, options=VersionOptions(is_tuned=False)), load)
     await repository.refresh()
     service = Service(repository)
     service.open()
@@ -278,9 +280,11 @@ async def test_requests_are_counted_for_prometheus_under_bounded_labels(ask):
     def requests(**labels):
         return found["convzoo_requests_total", *sorted(labels.items())]
 
-    assert requests(model="tiny", version="2", kind="predict", code="OK") == 1
-    assert requests(model="tiny", version="2", kind="classify", code="OK") == 1
-    assert requests(model="unknown", version="", kind="classify", code="NOT_FOUND") == 1
+    tiny = {"model": "tiny", "version": "2", "code": "OK", "outcome": "direct"}
+    assert requests(**tiny, kind="predict", protocol="tfs_rest") == 1
+    assert requests(**tiny, kind="classify", protocol="native") == 1
+    unknown = {"model": "unknown", "version": "", "code": "NOT_FOUND", "outcome": "failed"}
+    assert requests(**unknown, kind="classify", protocol="native") == 1
     assert found["convzoo_rows_total", ("model", "tiny"), ("version", "2")] == 3
     assert "anything" not in text.decode()
 

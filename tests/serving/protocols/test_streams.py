@@ -31,7 +31,7 @@ def service():
 async def address(service):
     listener = GrpcioListener(
         {},
-        "127.0.0.1:0",
+        ["127.0.0.1:0"],
         max_message_bytes=1 << 20,
         streams=build_grpc_streams(service),
         watches=build_grpc_watches(service, look_every_s=0.01),

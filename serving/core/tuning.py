@@ -1,0 +1,186 @@
+"""Measures a version when it is loaded: how many rows a batch should have, how many run at once.
+
+A larger batch is not always faster, and two small streams may beat one wide one; both belong to the
+network, the engine and the machine. The result lies in the version's own folder, under a name that
+stands for all three, so that the next start does not measure again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from serving.messages import Array
+from zoo.artifact import CACHE, write_atomically
+
+log = logging.getLogger(__name__)
+
+SIZES = (1, 2, 4, 8, 16, 32)
+BUDGET_S = 2.0
+REPEATS = 3
+# A compilation that takes longer is not repeated to try streams.
+MOST_COMPILE_S = 1.0
+# A network this small is answered in the event loop, where one stream is all there is.
+LEAST_STREAMED_S = 0.0005
+# What is less than this much better is not worth a larger batch or another stream.
+WORTH = 1.05
+
+Runner = Callable[[Mapping[str, Array]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What was measured.
+
+    Attributes:
+        max_rows: Rows of one batch, at the best throughput.
+        streams: Batches that run at the same time.
+        batch_s: Seconds a batch of so many rows takes, on those streams.
+        is_cached: Whether it was measured at an earlier start.
+    """
+
+    max_rows: int
+    streams: int
+    batch_s: Mapping[int, float] = field(default_factory=dict)
+    is_cached: bool = False
+
+    @property
+    def row_s(self) -> float:
+        """What a row costs one stream in a full batch; 0 when nothing was measured."""
+        return self.batch_s.get(self.max_rows, 0.0) / self.max_rows
+
+
+def measure(
+    run: Runner, inputs: Mapping[str, Array], *, latency_target_s: float, streams: int, until: float
+) -> dict[int, float]:
+    """Seconds a batch takes, by its rows, with so many running at once.
+
+    Args:
+        run: Runs one batch.
+        inputs: A few real rows; they are repeated to fill larger batches.
+        latency_target_s: Larger batches are not tried once one takes longer.
+        streams: Threads that run batches at the same time.
+        until: The moment on the monotonic clock when trying ends; one row is always tried.
+    """
+    found: dict[int, float] = {}
+    with ThreadPoolExecutor(streams) as pool:
+        for rows in SIZES:
+            if found and time.monotonic() + (1 + REPEATS) * 2 * max(found.values()) > until:
+                break
+            batch = {name: _repeated(array, rows) for name, array in inputs.items()}
+            # The first run of a size prepares the engine for it.
+            _together(run, batch, streams, pool)
+            found[rows] = min(_together(run, batch, streams, pool) for _ in range(REPEATS))
+            if found[rows] > latency_target_s:
+                break
+    if len(found) > 1 and max(found.values()) > latency_target_s:
+        del found[max(found)]
+    return found
+
+
+def _together(
+    run: Runner, batch: Mapping[str, Array], streams: int, pool: ThreadPoolExecutor
+) -> float:
+    if streams == 1:
+        return timed(run, batch)
+    gate = threading.Barrier(streams)
+
+    def one() -> float:
+        gate.wait()
+        return timed(run, batch)
+
+    return max(each.result() for each in [pool.submit(one) for _ in range(streams)])
+
+
+def timed(run: Runner, batch: Mapping[str, Array]) -> float:
+    """Seconds that one batch takes."""
+    started = time.monotonic()
+    run(batch)
+    return time.monotonic() - started
+
+
+def _repeated(array: Array, rows: int) -> Array:
+    return np.ascontiguousarray(np.resize(array, (rows, *array.shape[1:])))
+
+
+def best(found: Mapping[int, float], streams: int) -> tuple[int, float]:
+    """The rows worth batching and their throughput in rows per second."""
+    chosen, throughput = 1, 0.0
+    for rows, seconds in sorted(found.items()):
+        reached = streams * rows / max(seconds, 1e-9)
+        if reached > throughput * (WORTH if throughput else 1):
+            chosen, throughput = rows, reached
+    return chosen, throughput
+
+
+# --- Keeping it -----------------------------------------------------------------------------------
+
+
+def fingerprint(engine: str, form_sha256: str, cores: int, streams: int | None) -> str:
+    """Stands for a machine, an engine's release, a network, and the streams asked for."""
+    parts = [engine, _release(engine), form_sha256, str(cores), str(streams), _processor()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read(version_path: Path, name: str, latency_target_s: float) -> Tuned | None:
+    """What an earlier start measured on the same machine for the same target, if anything."""
+    try:
+        document = json.loads((version_path / CACHE / f"tuning-{name}.json").read_bytes())
+        if document["latency_target_s"] != latency_target_s:
+            return None
+        return Tuned(
+            max_rows=min(max(int(document["max_rows"]), 1), SIZES[-1]),
+            streams=min(max(int(document["streams"]), 1), cores()),
+            batch_s={1: 1.0}
+            | {int(rows): float(each) for rows, each in document["batch_s"].items()},
+            is_cached=True,
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("the tuning kept in %s is ignored: %s", version_path, error)
+        return None
+
+
+def write(version_path: Path, name: str, latency_target_s: float, tuned: Tuned) -> None:
+    """Keeps a measurement; a folder that cannot be written is measured at each start."""
+    document = asdict(tuned) | {"latency_target_s": latency_target_s}
+    del document["is_cached"]
+    try:
+        (version_path / CACHE).mkdir(exist_ok=True)
+        write_atomically(
+            version_path / CACHE / f"tuning-{name}.json", json.dumps(document).encode()
+        )
+    except OSError as error:
+        log.info("the tuning of %s is not kept: %s", version_path, error.strerror)
