@@ -3,7 +3,6 @@
 import ctypes
 import ctypes.util
 import functools
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ def _malloc_trim() -> Callable[[int], Any] | None:
 
 def give_back() -> None:
     """Returns freed memory to the system; glibc keeps it for itself otherwise."""
-    gc.collect()
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

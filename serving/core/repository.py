@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 Loader = Callable[[ModelSettings, int, Path], Servable]
 
 
+_COMING = (VersionState.START, VersionState.LOADING)
+
+
 @dataclass(slots=True, eq=False)
 class _Model:
     """What is known of one model."""
@@ -106,7 +109,7 @@ class Repository:
             version = model.labels[target.label]
         if version is None:
             if not model.servables:
-                if any(each.state is not VersionState.END for each in model.statuses.values()):
+                if any(each.state in _COMING for each in model.statuses.values()):
                     raise NotReadyError(f"Model {target.model!r} is loading.")
                 raise ModelNotFoundError(
                     target.model,

@@ -44,7 +44,7 @@ class OpenVINOModel:
         self._outputs = [(port.get_any_name(), port) for port in self._compiled.outputs]
         self._local = threading.local()
         self.signatures: Mapping[str, Signature] = {
-            name: _signature(name, each) for name, each in manifest.signatures.items()
+            name: signature_of(name, each) for name, each in manifest.signatures.items()
         }
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -75,7 +75,8 @@ def _first_line(error: Exception) -> str:
     return lines[-1][:300] if lines else type(error).__name__
 
 
-def _signature(name: str, record: SignatureRecord) -> Signature:
+def signature_of(name: str, record: SignatureRecord) -> Signature:
+    """A published signature as the protocols tell it."""
     return Signature(
         name=name,
         inputs={

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 
 def convzoo(*args, check=True, timeout=300):
     """Runs `convzoo` in a process of its own and returns it with its text."""
@@ -76,21 +78,31 @@ class Server:
         return self.process.wait(20)
 
 
+def serve_light(base_path, place, *args):
+    """The same with an engine that compiles nothing; its model `slow` takes 0.3 s a batch."""
+    return serve(base_path, place, *args, program="tests.e2e.light")
+
+
 @contextmanager
-def serve(base_path, place, *args):
-    """Starts `convzoo serve` on free ports and yields it when it says it is ready."""
+def serve(base_path, place, *args, program="zoo.command"):
+    """Starts `convzoo serve` on free ports and yields it when it says it is ready.
+
+    Without a base path, `args` say what to serve and on which ports.
+    """
     ready_file = place / f"ready-{time.monotonic_ns()}.json"
     log = ready_file.with_suffix(".log")
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "zoo.command", "serve", "--base-path", str(base_path)),
-                *("--rest-port", "0", "--grpc-port", "0", "--ready-file", str(ready_file)),
+                *(sys.executable, "-m", program, "serve", "--ready-file", str(ready_file)),
+                *(() if base_path is None else ("--base-path", str(base_path))),
+                *(() if base_path is None else ("--rest-port", "0", "--grpc-port", "0")),
                 *map(str, args),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=ROOT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
     try:

@@ -94,6 +94,32 @@ def sync(module, address, *, is_http):
     client.close()
 
 
+def administer(module, address, *, is_http):
+    client = module.InferenceServerClient(address)
+
+    def told(answer, field):
+        return answer[field] if is_http else getattr(answer, field)
+
+    statistics = client.get_inference_statistics("tiny", "2")
+    (found,) = told(statistics, "model_stats")
+    assert int(told(found, "inference_count")) > 0, found
+    everything = told(client.get_inference_statistics(), "model_stats")
+    assert {told(each, "version") for each in everything} == {"1", "2"}
+    config = client.get_model_config("tiny")
+    assert told(config if is_http else config.config, "name") == "tiny"
+    client.unload_model("tiny")
+    if is_http:
+        assert not client.is_model_ready("tiny")
+        assert {each.get("state") for each in client.get_model_repository_index()} == {
+            "UNAVAILABLE"
+        }
+    refused(lambda: client.infer("tiny", inputs(module)), "tiny")
+    client.load_model("tiny")
+    holds(client.infer("tiny", inputs(module)), 2.0)
+    refused(lambda: client.load_model("huge"), "huge")
+    client.close()
+
+
 def stream(address):
     answers = queue.Queue()
     client = grpc_client.InferenceServerClient(address)
@@ -127,6 +153,8 @@ if __name__ == "__main__":
     sync(http_client, http_address, is_http=True)
     sync(grpc_client, grpc_address, is_http=False)
     stream(grpc_address)
+    administer(http_client, http_address, is_http=True)
+    administer(grpc_client, grpc_address, is_http=False)
     asyncio.run(asynchronous(http_aio, http_client, http_address))
     asyncio.run(asynchronous(grpc_aio, grpc_client, grpc_address))
     print("tritonclient: every claim holds")

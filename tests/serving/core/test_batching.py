@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.core.batching import Batcher, Batching
+from serving.core.batching import Batcher, Batching, level_of
 from serving.errors import DeadlineExceededError, EngineError, OverloadedError
 
 
@@ -134,11 +134,135 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_return(executor):
     await asyncio.gather(first, *waiting)
 
 
-async def test_a_request_larger_than_a_batch_runs_alone():
+async def test_a_request_larger_than_a_batch_is_split_and_put_together_again():
     run = Doubler()
     batcher = Batcher(run, Batching(max_rows=4), None)
     outputs, *_ = await batcher.submit(rows(*range(9)), None)
     assert outputs["y"].tolist() == [2.0 * n for n in range(9)]
+    assert run.batches == [4, 4, 1]
+
+
+async def test_one_part_that_fails_fails_the_whole_request():
+    batcher = Batcher(Doubler(), Batching(max_rows=2), None)
+    with pytest.raises(EngineError, match="minus one"):
+        await batcher.submit(rows(0, 1, -1, 3, 4), None)
+    assert batcher.queued_rows == 0
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=9), st.sampled_from([(2, 4), (3,), (8,)]))
+@settings(max_examples=25)
+def test_batches_are_padded_only_to_sizes_that_exist_and_nobody_sees_the_padding(counts, sizes):
+    async def ask():
+        run = Doubler()
+        batcher = Batcher(run, Batching(max_rows=sizes[-1], sizes=sizes), None)
+        requests = [list(range(10 * i, 10 * i + count)) for i, count in enumerate(counts)]
+        answers = await asyncio.gather(*(batcher.submit(rows(*each), None) for each in requests))
+        assert [each.outputs["y"].tolist() for each in answers] == [
+            [2.0 * value for value in each] for each in requests
+        ]
+        return run
+
+    assert set(asyncio.run(ask()).batches) <= set(sizes)
+
+
+class Gated:
+    """A batcher whose engine is busy until the gate opens, with one request inside."""
+
+    def __init__(self, executor, **limits):
+        self.gate = threading.Event()
+        self.run = Doubler(lambda: self.gate.wait(5))
+        self.batcher = Batcher(self.run, Batching(**limits), executor)
+
+    async def busy(self):
+        task = asyncio.create_task(self.batcher.submit(rows(0), None))
+        await asyncio.sleep(0.01)
+        return task
+
+    async def begun(self, *values, **how):
+        task = asyncio.create_task(self.batcher.submit(rows(*values), None, **how))
+        await asyncio.sleep(0.005)
+        return task
+
+
+async def test_the_urgent_go_first_and_among_equals_the_old(executor):
+    gated = Gated(executor, max_rows=1)
+    order = []
+    tasks = [await gated.busy()]
+    for value, priority in ((1, 0), (2, 12), (3, 1), (4, 0), (5, 3)):
+        task = await gated.begun(value, level=level_of(priority))
+        task.add_done_callback(lambda done: order.append(done.result().outputs["y"][0] / 2))
+        tasks.append(task)
+    gated.gate.set()
+    await asyncio.gather(*tasks)
+    assert order == [3, 5, 1, 4, 2]
+
+
+async def test_a_more_urgent_request_takes_the_place_of_a_less_urgent(executor):
+    gated = Gated(executor, max_queued_rows=2)
+    first = await gated.busy()
+    waiting, last = await gated.begun(1), await gated.begun(2)
+    urgent = await gated.begun(3, level=level_of(1))
+    with pytest.raises(OverloadedError, match="more urgent request took the place"):
+        await last
+    with pytest.raises(OverloadedError, match="2 images wait already"):
+        await gated.batcher.submit(rows(4), None, level_of(16))
+    gated.gate.set()
+    assert (await urgent).outputs["y"].tolist() == [6.0]
+    await asyncio.gather(first, waiting)
+
+
+async def test_the_queue_is_bounded_by_what_its_work_costs(executor):
+    gated = Gated(executor, row_s=1.0, max_queue_s=3.0)
+    tasks = [await gated.busy(), await gated.begun(1), await gated.begun(2)]
+    assert gated.batcher.wait_s == pytest.approx(3.0)
+    tasks.append(await gated.begun(3))
+    with pytest.raises(OverloadedError, match=r"4.00 s of work wait already; at most 3 s") as told:
+        await gated.batcher.submit(rows(4), None)
+    assert told.value.retry_after_s == pytest.approx(1.1)
+    gated.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_what_would_be_late_anyway_is_refused_at_once(executor):
+    gated = Gated(executor, row_s=1.0)
+    tasks = [await gated.busy(), await gated.begun(1)]
+    with pytest.raises(OverloadedError, match=r"2.00 s of work wait already, and the deadline"):
+        await gated.batcher.submit(rows(2), time.monotonic() + 2.5)
+    tasks.append(asyncio.create_task(gated.batcher.submit(rows(2), time.monotonic() + 30)))
+    gated.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_the_estimate_follows_what_batches_cost():
+    batcher = Batcher(Doubler(), Batching(row_s=100.0), None)
+    for _ in range(60):
+        await batcher.submit(rows(1), None)
+    busy = asyncio.create_task(batcher.submit(rows(1), None))
+    await asyncio.sleep(0)
+    assert batcher.wait_s < 1.0
+    await busy
+
+
+async def test_a_deadline_that_has_passed_is_refused_before_it_waits():
+    run = Doubler()
+    with pytest.raises(DeadlineExceededError, match="before the request could wait"):
+        await Batcher(run, Batching(), None).submit(rows(1), time.monotonic() - 1)
+    assert run.batches == []
+
+
+async def test_who_had_to_wait_is_told_so(executor):
+    gated = Gated(executor)
+    first, second = await gated.busy(), await gated.begun(1)
+    gated.gate.set()
+    assert [each.was_queued for each in await asyncio.gather(first, second)] == [False, True]
+
+
+async def test_an_engine_that_mixes_rows_is_told_apart_from_a_bad_request():
+    batcher = Batcher(lambda inputs: {"y": inputs["x"].sum()}, Batching(), None)
+    results = await asyncio.gather(
+        batcher.submit(rows(1), None), batcher.submit(rows(2), None), return_exceptions=True
+    )
+    assert all("cannot share batches" in str(each) for each in results)
 
 
 async def test_an_error_reaches_everybody_in_its_batch_and_the_next_batch_runs():

@@ -1,0 +1,125 @@
+"""Configuration files in three forms say the same, and say what is wrong with them."""
+
+import pytest
+
+from serving.errors import ConfigError
+from serving.messages import ModelSettings, Transition, VersionOptions, VersionPolicy
+from serving.model_config import read_config
+
+TOML = """
+[defaults]
+max_queue_s = 2.0
+
+[models.digits]
+base_path = "digits"
+versions = [2, 1]
+labels = { stable = 1 }
+transition = "resources"
+answers_once = true
+
+[models.digits.version.2]
+cache_bytes = 1000
+
+[models.all]
+base_path = "/models/all"
+versions = "all"
+
+[models.newest]
+base_path = "/models/newest"
+latest = 3
+
+[limits]
+images = 7
+"""
+YAML = """
+defaults: {max_queue_s: 2.0}
+models:
+  digits:
+    base_path: digits
+    versions: [2, 1]
+    labels: {stable: 1}
+    transition: resources
+    answers_once: true
+    version: {2: {cache_bytes: 1000}}
+  all: {base_path: /models/all, versions: all}
+  newest: {base_path: /models/newest, latest: 3}
+limits: {images: 7}
+"""
+TEXT = """
+model_config_list {
+  config {
+    name: "digits" base_path: "/models/digits" model_platform: "tensorflow"
+    model_version_policy { specific { versions: 1 versions: 2 } }
+    version_labels { key: "stable" value: 1 }
+    logging_config { sampling_config { sampling_rate: 0.1 } }
+  }
+  config { name: "newest" base_path: "/models/newest" model_platform: "tensorflow" }
+}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.toml", TOML), ("a.yaml", YAML), ("a.yml", YAML)])
+def test_toml_and_yaml_say_the_same(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    config = read_config(tmp_path / name)
+    options = VersionOptions(max_queue_s=2.0)
+    once = VersionOptions(max_queue_s=2.0, answers_once=True)
+    digits, everything, newest = config.models
+    assert digits == ModelSettings(
+        "digits",
+        str(tmp_path / "digits"),  # relative to the file
+        VersionPolicy(specific=(1, 2)),
+        {"stable": 1},
+        Transition.RESOURCES,
+        once,
+        {2: VersionOptions(max_queue_s=2.0, answers_once=True, cache_bytes=1000)},
+    )
+    assert digits.options_of(1) == once
+    assert digits.options_of(2).cache_bytes == 1000
+    assert everything == ModelSettings(
+        "all", "/models/all", VersionPolicy(is_all=True), options=options
+    )
+    assert newest.policy == VersionPolicy(latest=3)
+    assert config.limits == {"images": 7}
+
+
+@pytest.mark.parametrize("name", ["models.config", "models.pbtxt", "models"])
+def test_tensorflow_servings_text_is_read_under_any_other_name(tmp_path, name):
+    (tmp_path / name).write_text(TEXT)
+    assert read_config(tmp_path / name).models == (
+        ModelSettings("digits", "/models/digits", VersionPolicy(specific=(1, 2)), {"stable": 1}),
+        ModelSettings("newest", "/models/newest"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.toml", "models = ", "is no TOML"),
+        ("a.yaml", "models: [", "is no YAML"),
+        ("a.txt", "model_config_list { nonsense: 1 }", "no text proto ModelServerConfig: 1:21"),
+        ("a.txt", "", "model_config_list is"),
+        ("a.txt", 'model_config_list { config { name: "m" base_path: "x" } }', "absolute path"),
+        ("a.toml", "[model.m]\nbase_path='x'", "model: Extra inputs"),
+        ("a.toml", "[models.m]", "models.m.base_path: Field required"),
+        ("a.toml", "[models.m]\nbase_path='x'\nmax_queue=1", "models.m.max_queue: Extra inputs"),
+        ("a.toml", "[models.m]\nbase_path='x'\nversions='some'", "models.m.versions"),
+        ("a.toml", "[models.m]\nbase_path='x'\nversions=[]", "names no version"),
+        ("a.toml", "[models.'a/b']\nbase_path='x'", "'a/b' cannot name a model"),
+        ("a.toml", "[models.m]\nbase_path='x'\nbatch_sizes=[4, 2]", "must ascend"),
+        ("a.toml", "[models.m]\nbase_path='x'\nengine='openvinho'", "Did you mean 'openvino'"),
+        ("a.toml", "[limits]\npixels = 1", "no limit 'pixels'; there are request_bytes"),
+        ("a.toml", "[limits]\nimages = 0", "limit images is 0"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as told:
+        read_config(tmp_path / name)
+    assert words in str(told.value)
+    assert told.value.exit_code == 2
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.toml cannot be read: No such file"):
+        read_config(tmp_path / "none.toml")
