@@ -16,6 +16,8 @@ class Limits:
         inflated_bytes: A compressed body, unfolded.
         json_depth: Levels of arrays and objects.
         elements: Elements of one tensor.
+        repeated_elements: Elements of a tensor that says one value for many: a few bytes may ask
+            for a gigabyte.
         dimensions: Dimensions of one tensor.
         name_bytes: Bytes of a model's name or label in a request.
         images: Images of one request.
@@ -31,7 +33,8 @@ class Limits:
     request_bytes: int = 64 << 20
     inflated_bytes: int = 100 << 20
     json_depth: int = 64
-    elements: int = 1 << 28
+    elements: int = 1 << 26
+    repeated_elements: int = 1 << 24
     dimensions: int = 32
     name_bytes: int = 256
     images: int = 256

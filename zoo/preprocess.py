@@ -37,6 +37,7 @@ class ImageLimits(Frozen):
 
     max_bytes: int = 16 * 1024 * 1024
     max_pixels: int = 16_000_000
+    max_frames: int = 1000
 
 
 class Resize(Frozen):
@@ -292,6 +293,12 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
                 raise ImageError(
                     f"The image is {width} x {height} = {width * height} pixels; "
                     f"at most {bounds.max_pixels} are taken."
+                )
+            frames = getattr(image, "n_frames", 1)
+            if frames > bounds.max_frames:
+                raise ImageError(
+                    f"The image has {frames} frames; at most {bounds.max_frames} "
+                    f"{'is' if bounds.max_frames == 1 else 'are'} taken."
                 )
             return _pixels_of(image)
     except UnidentifiedImageError as error:

@@ -107,7 +107,9 @@ class Servable:
         self.tally = Tally()
         self._decoders = decoders
         self._image_limits = ImageLimits(
-            max_bytes=LIMITS.image_bytes, max_pixels=LIMITS.image_pixels
+            max_bytes=LIMITS.image_bytes,
+            max_pixels=LIMITS.image_pixels,
+            max_frames=LIMITS.frames,
         )
         self._active = 0
         self._alone = 0

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from serving.core.repository import Repository
 from serving.core.servable import Servable
-from serving.errors import DeadlineExceededError, NotReadyError, OverloadedError, code_of
+from serving.errors import (
+    DeadlineExceededError,
+    LimitExceededError,
+    NotReadyError,
+    OverloadedError,
+    code_of,
+)
 from serving.journey import Journey, current
 from serving.limits import LIMITS
 from serving.messages import (
@@ -141,6 +147,12 @@ class Service:
                 f"{LIMITS.active_requests} may.",
                 retry_after_s=1.0,
             )
+        for name in (target.model, target.label or ""):
+            if len(name) > LIMITS.name_bytes:
+                raise LimitExceededError(
+                    f"A name has {len(name)} characters; at most {LIMITS.name_bytes} are taken.",
+                    field="model",
+                )
         return self._repository.find(target)
 
     @contextlib.contextmanager

@@ -5,10 +5,8 @@ import zlib
 from dataclasses import replace
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
+from serving.limits import LIMITS
 from serving.transport import HttpRequest, HttpResponse
-
-# TensorFlow Serving's bound on what a compressed body may unfold to.
-MOST_INFLATED_BYTES = 100 << 20
 
 # Packing less than this costs more than it saves; more than that would hold up other requests.
 LEAST_PACKED_BYTES = 1 << 10
@@ -49,12 +47,12 @@ def inflated_as_tensorflow_serving(request: HttpRequest) -> HttpRequest:
 def _unfold(body: bytes, coding: str) -> bytes:
     unpacker = zlib.decompressobj(wbits=_WINDOW[coding])
     try:
-        unfolded = unpacker.decompress(body, MOST_INFLATED_BYTES + 1)
+        unfolded = unpacker.decompress(body, LIMITS.inflated_bytes + 1)
     except zlib.error as error:
         raise InvalidRequestError(f"The {coding} body is damaged: {error}.") from error
-    if len(unfolded) > MOST_INFLATED_BYTES:
+    if len(unfolded) > LIMITS.inflated_bytes:
         raise LimitExceededError(
-            f"The {coding} body unfolds to more than {MOST_INFLATED_BYTES:,} bytes."
+            f"The {coding} body unfolds to more than {LIMITS.inflated_bytes:,} bytes."
         )
     if not unpacker.eof:
         raise InvalidRequestError(f"The {coding} body ends too early.")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.limits import LIMITS
+
 _KEYS = ("instances", "inputs")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 
@@ -72,8 +74,9 @@ def read(body: bytes) -> Numbers | None:
 def _shape(values: Any) -> tuple[int, ...]:
     """Sizes along the first elements; () for what is no list, or holds an empty one."""
     shape: list[int] = []
+    most = min(16, LIMITS.json_depth - 1)
     while hasattr(values, "as_buffer"):
-        if not len(values) or len(shape) == 16:
+        if not len(values) or len(shape) == most:
             return ()
         shape.append(len(values))
         values = values[0]

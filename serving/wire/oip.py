@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
+from serving.errors import InvalidRequestError, UnsupportedError
 from serving.messages import (
     Array,
     ModelMetadata,
@@ -19,7 +19,7 @@ from serving.messages import (
     TensorSpec,
     VersionStatistics,
 )
-from serving.wire.tensors import MAX_ELEMENTS, dtype_name, native, numpy_type_of
+from serving.wire.tensors import count_of, dtype_name, native, numpy_type_of
 
 # Our names -> the protocol's.
 DATATYPES = {
@@ -172,13 +172,7 @@ def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], 
         raise InvalidRequestError(
             f"Input {name!r} has shape {shape!r}; whole numbers from 0 are expected.", field=name
         )
-    number = math.prod(shape)
-    if number > MAX_ELEMENTS:
-        raise LimitExceededError(
-            f"Input {name!r} has shape {list(shape)}, {number:,} elements; "
-            f"at most {MAX_ELEMENTS:,} are taken.",
-            field=name,
-        )
+    count_of(name, shape)
     return tuple(shape), DTYPES[datatype]
 
 

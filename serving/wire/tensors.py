@@ -8,16 +8,15 @@ Rules, as TensorFlow's C++ has them:
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
+from serving.limits import LIMITS
 from serving.messages import Array
-
-# What a request may unfold to, in elements: 64 images of 224x224x3 are ten million.
-MAX_ELEMENTS = 1 << 28
 
 # name -> (DataType number, typed field, NumPy type)
 _TYPES: dict[str, tuple[int, str, Any]] = {
@@ -121,13 +120,12 @@ def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
         getattr(proto, field).extend(flat.tolist())
 
 
-def decode_tensor(proto: Any, name: str, *, max_elements: int = MAX_ELEMENTS) -> Array:
+def decode_tensor(proto: Any, name: str) -> Array:
     """Reads a TensorProto; numeric `tensor_content` is not copied.
 
     Args:
         proto: The message.
         name: The tensor's name, for messages.
-        max_elements: What it may unfold to.
 
     Returns:
         An array, read-only where it lies in the message; strings as an object array of bytes.
@@ -149,14 +147,10 @@ def decode_tensor(proto: Any, name: str, *, max_elements: int = MAX_ELEMENTS) ->
         raise InvalidRequestError(
             f"Input {name!r} has shape {list(shape)}; no size may be negative.", field=name
         )
-    number = math.prod(shape)
-    if number > max_elements:
-        raise LimitExceededError(
-            f"Input {name!r} has shape {list(shape)}, {number:,} elements; "
-            f"at most {max_elements:,} are taken.",
-            field=name,
-        )
+    number = count_of(name, shape)
     field, numpy_type = _TYPES[dtype][1], numpy_type_of(dtype)
+    if not proto.tensor_content and number > LIMITS.repeated_elements:
+        _check_repeated(len(getattr(proto, field)), name, number)
     if dtype == "bytes":
         return _strings(proto, name, number).reshape(shape)
     if proto.tensor_content:
@@ -169,6 +163,36 @@ def decode_tensor(proto: Any, name: str, *, max_elements: int = MAX_ELEMENTS) ->
             )
         return np.frombuffer(proto.tensor_content, dtype=numpy_type).reshape(shape)
     return _typed(getattr(proto, field), dtype, numpy_type, number).reshape(shape)
+
+
+def count_of(name: str, shape: Sequence[int]) -> int:
+    """How many elements a shape has, before anything is allocated for them.
+
+    Raises:
+        LimitExceededError: too many, or too many dimensions.
+    """
+    if len(shape) > LIMITS.dimensions:
+        raise LimitExceededError(
+            f"Input {name!r} has {len(shape)} dimensions; at most {LIMITS.dimensions} are taken.",
+            field=name,
+        )
+    number = math.prod(shape)
+    if number > LIMITS.elements:
+        raise LimitExceededError(
+            f"Input {name!r} has shape {list(shape)}, {number:,} elements; "
+            f"at most {LIMITS.elements:,} are taken.",
+            field=name,
+        )
+    return number
+
+
+def _check_repeated(given: int, name: str, number: int) -> None:
+    if given < number:
+        raise LimitExceededError(
+            f"Input {name!r} has {number:,} elements and brings {given:,}; the last value is "
+            f"repeated for at most {LIMITS.repeated_elements:,}.",
+            field=name,
+        )
 
 
 def _typed(values: Any, dtype: str, numpy_type: Any, number: int) -> Array:

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import InvalidRequestError, SignatureNotFoundError, UnsupportedError
+from serving.errors import (
+    InvalidRequestError,
+    LimitExceededError,
+    SignatureNotFoundError,
+    UnsupportedError,
+)
+from serving.limits import LIMITS
 from serving.messages import (
     DEFAULT_SIGNATURE,
     Array,
@@ -43,6 +49,11 @@ _SPELLED = {"float16": "half"}
 # RapidJSON's spelling of Infinity, outside of strings.
 _INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b')
 
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STEPS = np.zeros(256, np.int64)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+
 # NumPy has no arrays of more dimensions.
 _MOST_LEVELS = 64
 
@@ -58,6 +69,7 @@ def loads(body: bytes) -> Any:
     """
     if not body.strip():
         raise InvalidRequestError("JSON Parse error: The document is empty")
+    _check_depth(body)
     if orjson is not None:
         try:
             return orjson.loads(body)
@@ -78,6 +90,25 @@ def loads(body: bytes) -> Any:
         ) from error
     except RecursionError as error:
         raise InvalidRequestError("JSON Parse error: The document is nested too deep") from error
+
+
+def _check_depth(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") <= LIMITS.json_depth:
+        return
+    structure = np.frombuffer(body.translate(None, _NOT_BRACKETS), np.uint8)
+    if _depth(structure) <= LIMITS.json_depth:
+        return
+    # Brackets within texts do not count; texts are rare enough to look only now.
+    structure = np.frombuffer(_TEXTS.sub(b"", body).translate(None, _NOT_BRACKETS), np.uint8)
+    if (depth := _depth(structure)) > LIMITS.json_depth:
+        raise LimitExceededError(
+            f"JSON Parse error: The document is nested {depth} levels deep; at most "
+            f"{LIMITS.json_depth} are taken."
+        )
+
+
+def _depth(structure: Any) -> int:
+    return int(np.cumsum(_STEPS[structure]).max(initial=0))
 
 
 def dumps(value: Any) -> bytes:

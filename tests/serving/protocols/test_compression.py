@@ -6,6 +6,7 @@ import zlib
 
 import pytest
 
+from serving.limits import LIMITS
 from serving.protocols import compression
 from serving.protocols.http import build_http
 from serving.transport import HttpRequest, HttpResponse
@@ -51,7 +52,7 @@ async def test_what_cannot_be_unfolded_is_told(ask, body, coding, status, words)
 
 
 async def test_a_body_that_unfolds_to_too_much_is_refused(ask, monkeypatch):
-    monkeypatch.setattr(compression, "MOST_INFLATED_BYTES", 1000)
+    monkeypatch.setattr(LIMITS, "inflated_bytes", 1000)
     bomb = gzip.compress(b" " * 100_000)
     response = await ask("/v2/models/m/infer", bomb, content_encoding="gzip")
     assert (response.status, "more than 1,000 bytes" in response.body.decode()) == (400, True)
