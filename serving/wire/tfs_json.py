@@ -102,7 +102,7 @@ def _check_depth(body: bytes) -> None:
     structure = np.frombuffer(_TEXTS.sub(b"", body).translate(None, _NOT_BRACKETS), np.uint8)
     if (depth := _depth(structure)) > LIMITS.json_depth:
         raise LimitExceededError(
-            f"JSON Parse error: The document is nested {depth} levels deep; at most "
+            f"JSON Parse error: The document is nested too deep, {depth} levels; at most "
             f"{LIMITS.json_depth} are taken."
         )
 

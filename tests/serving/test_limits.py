@@ -184,7 +184,7 @@ BEYOND = {
             ("/v1/models/tiny:classify", nested(9)),
         ],
         [],
-        "levels deep; at most 8",
+        "levels; at most 8",
     ),
     "elements": (
         1000,

@@ -136,7 +136,7 @@ def test_an_unknown_signature_names_those_that_exist():
         ("bytes", [1], "Type: Number is not of expected type: string"),
         ("bytes", [["a"], ["b", "c"]], "unexpected size: 2 at level: 1"),
         ("bytes", ["a", ["b"]], "different depth"),
-        ("bytes", json.loads("[" * 900 + '"a"' + "]" * 900), "different depth"),
+        ("bytes", json.loads("[" * 900 + '"a"' + "]" * 900), "nested too deep, 901 levels"),
         ("bytes", [{"b64": "!"}], "Unable to base64 decode"),
     ],
 )
