@@ -229,7 +229,7 @@ class Batcher:
     async def _enqueue(
         self, inputs: Mapping[str, Array], rows: int, deadline: float | None, level: int
     ) -> Ran:
-        key = tuple((name, str(each.dtype), each.shape[1:]) for name, each in inputs.items())
+        key = tuple((name, each.dtype.str, each.shape[1:]) for name, each in inputs.items())
         loop = asyncio.get_running_loop()
         was_queued = bool(self._running >= self._settings.streams or self._queued_rows)
         waiting = _Waiting(inputs, rows, key, deadline, loop.create_future(), was_queued)

@@ -389,7 +389,8 @@ class Servable:
             OverloadedError: the queue is full, or too long for the deadline.
         """
         for batcher in self._batchers.values():
-            batcher.admit(1, deadline, level_of(priority))
+            if batcher.queued_rows:
+                batcher.admit(1, deadline, level_of(priority))
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:
         """Decodes, preprocesses, runs and ranks.

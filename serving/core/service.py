@@ -28,6 +28,7 @@ from serving.messages import (
     PredictCall,
     PredictReply,
     Target,
+    Timings,
     as_batch_rows,
 )
 from serving.metrics import UNKNOWN, Metrics
@@ -70,10 +71,14 @@ class Service:
         with self._counted(call.target.model, "predict") as journey:
             servable = self._servable(call.target, call.deadline)
             reply = await servable.predict(
-                replace(
-                    call,
-                    deadline=self._deadline(call.deadline, servable),
-                    priority=call.priority or journey.priority,
+                PredictCall(
+                    call.target,
+                    call.inputs,
+                    call.signature,
+                    call.outputs,
+                    self._deadline(call.deadline, servable),
+                    call.request_id,
+                    call.priority or journey.priority,
                 )
             )
             self._answered(journey, reply, as_batch_rows(next(iter(call.inputs.values()))))
@@ -188,7 +193,10 @@ class Service:
     ) -> None:
         decode_s = journey.answered - journey.received
         journey.version, journey.rows, journey.outcome = reply.version, rows, reply.outcome
-        journey.timings = replace(reply.timings, decode_s=decode_s + reply.timings.decode_s)
+        timings = reply.timings
+        journey.timings = Timings(
+            decode_s + timings.decode_s, timings.queue_s, timings.execute_s, timings.encode_s
+        )
         journey.answered = time.monotonic()
         self._metrics.answered(journey)
 

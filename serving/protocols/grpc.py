@@ -5,7 +5,6 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from importlib.metadata import version
 
 from serving.errors import OverloadedError
@@ -167,6 +166,8 @@ def _handler(path: str, method: GrpcMethod, observer: Observer | None) -> GrpcHa
             trailers.append((OUTCOME_HEADER, str(journey.outcome)))
         if observer is not None and protocol:
             observer.finished(journey)
-        return replace(response, trailers=tuple(trailers)) if trailers else response
+        if not trailers:
+            return response
+        return GrpcResponse(response.body, response.code, response.message, tuple(trailers))
 
     return handle

@@ -3,7 +3,6 @@
 import math
 import time
 import uuid
-from dataclasses import replace
 from importlib.metadata import version
 
 from serving.errors import InvalidRequestError, NotReadyError, OverloadedError
@@ -13,6 +12,7 @@ from serving.protocols import playground
 from serving.protocols.compression import inflated, inflated_as_tensorflow_serving
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
+from serving.protocols.openapi import DOCS_PAGE, openapi_json
 from serving.protocols.service import Administration, Service
 from serving.protocols.status import facts_of, grpc_code, http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
@@ -32,6 +32,10 @@ CORS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "POST, GET"),
     ("access-control-allow-headers", "Content-Type"),
+)
+HTML = (
+    ("content-type", "text/html; charset=utf-8"),
+    ("content-security-policy", "default-src 'self' 'unsafe-inline'"),
 )
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 
@@ -103,7 +107,7 @@ def build_http(
         if has_cors and journey.protocol == "tfs_rest":
             extra += CORS
         if extra:
-            response = replace(response, headers=(*response.headers, *extra))
+            response = HttpResponse(response.status, (*response.headers, *extra), response.body)
         if observer is not None and journey.protocol != "direct":
             observer.finished(journey)
         return response
@@ -134,6 +138,10 @@ def _own(service: Service, request: HttpRequest) -> HttpResponse:
             return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
         case "/metrics":
             return _metrics(service)
+        case "/openapi.json":
+            return HttpResponse(200, JSON, openapi_json())
+        case "/docs":
+            return HttpResponse(200, HTML, DOCS_PAGE.encode())
         case _:
             return HttpResponse(404, JSON, encode_error(str(malformed(request))))
 

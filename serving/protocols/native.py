@@ -19,6 +19,13 @@ _CLASSIFY = re.compile(
 )
 
 
+# The same for people and for the description of the interface.
+CLASSIFY_PATHS = tuple(
+    f"/api/models/{{model}}{where}/classify"
+    for where in ("", "/versions/{version}", "/labels/{label}")
+)
+
+
 class Native:
     """Handles what stands under /api/."""
 

@@ -1,0 +1,525 @@
+"""The server beside TensorFlow, its own engine and other servers, on one machine in one run.
+
+    python benchmarks/serving.py [--models lenet5_modern,alexnet,googlenet] [--seconds 5]
+        [--peers mlserver,bentoml] [--out docs/performance]
+
+Needs wrk and h2load, which drive every server alike. Peers are installed into environments of
+their own under build/peers. What is measured:
+
+- engine: one caller, batch 1, the published version on OpenVINO and on TensorFlow as its users
+  call it, each in a process of its own;
+- saturation: requests of one image with many in flight, over each protocol, against the engine's
+  best throughput in-process at any batch size;
+- overhead: one connection, one request at a time, minus the engine's own time;
+- peers: LeNet-5 on the same engine behind other servers, JSON and binary.
+
+The machine's load decides the figures; the ratios of one run are what counts.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+# This file's own folder would hide the package `serving` behind its name.
+sys.path[0] = str(ROOT)
+PEERS = ROOT / "build" / "peers"
+
+ENGINE = """
+import json, sys, time
+import numpy as np
+from pathlib import Path
+place, engine, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+from zoo.artifact import read_golden, read_manifest
+inputs, _ = read_golden(place)
+if engine == "tensorflow":
+    import tensorflow as tf
+    signature = tf.saved_model.load(str(place)).signatures["serving_default"]
+    run = lambda image: signature(image=tf.constant(image))["probabilities"].numpy()
+    sizes = [1]
+else:
+    from serving.core import engine as engines
+    model = engines.load("openvino", place, read_manifest(place))
+    run = lambda image: model.run("serving_default", {"image": image})
+    sizes = [1, 2, 4, 8, 16, 32]
+found = {}
+for rows in sizes:
+    image = np.ascontiguousarray(np.resize(inputs["image"], (rows, *inputs["image"].shape[1:])))
+    for _ in range(3):
+        run(image)
+    times = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or len(times) < 5:
+        started = time.monotonic()
+        run(image)
+        times.append(time.monotonic() - started)
+    found[rows] = float(np.median(times))
+print(json.dumps(found))
+"""
+
+
+def engine_seconds(place: Path, engine: str, seconds: float) -> dict[int, float]:
+    """Median seconds a batch takes in-process, by its rows."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE, str(place), engine, str(seconds)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    return {int(rows): each for rows, each in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+# --- The load -------------------------------------------------------------------------------------
+
+
+def wrk(
+    url: str, body: bytes, headers: dict[str, str], *, connections: int, seconds: float, place: Path
+) -> dict[str, float]:
+    """Requests a second, errors and median latency over HTTP/1.1."""
+    (place / "body").write_bytes(body)
+    lines = [
+        'wrk.method = "POST"',
+        f'local file = io.open("{place / "body"}", "rb")',
+        'wrk.body = file:read("*a")',
+        "file:close()",
+        *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()),
+    ]
+    (place / "load.lua").write_text("\n".join(lines))
+    done = subprocess.run(
+        [
+            *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"),
+            *("-s", str(place / "load.lua"), "--timeout", "20s", url),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    text = done.stdout
+    wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    return {
+        "per_s": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]),  # type: ignore[index]
+        "median_s": _seconds(re.search(r"50%\s+([\d.]+\w+)", text)[1]),  # type: ignore[index]
+        "errors": float(wrong[1]) if wrong else 0.0,
+    }
+
+
+def h2load(
+    url: str, path: str, message: bytes, *, in_flight: int, seconds: float, place: Path
+) -> dict[str, float]:
+    """The same for a gRPC method: one connection, many streams."""
+    (place / "message").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+    done = subprocess.run(
+        [
+            *("h2load", "-t1", "-c1", f"-m{in_flight}", f"-D{seconds:g}"),
+            *("-d", str(place / "message"), "-H", "content-type: application/grpc"),
+            *("-H", "te: trailers", url + path),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    text = done.stdout
+    succeeded = float(re.search(r"(\d+) succeeded", text)[1])  # type: ignore[index]
+    failed = re.search(r"(\d+) failed, (\d+) errored", text)
+    codes = re.search(r"status codes: (\d+) 2xx", text)
+    times = re.search(r"time for request:\s+\S+\s+\S+\s+(\S+)", text)
+    return {
+        "per_s": succeeded / seconds,
+        "median_s": _seconds(times[1]) if times else float("nan"),  # h2load tells the mean
+        "errors": float(failed[1]) + float(failed[2]) + succeeded - float(codes[1])  # type: ignore[index]
+        if failed
+        else 0.0,
+    }
+
+
+def _seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(\w+)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+
+
+# --- Servers --------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def started(
+    command: list[str], url: str, place: Path, within_s: float = 120, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that answers at `url`; it is ended afterwards."""
+    with (place / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=place, env=os.environ | environment
+        )
+    try:
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own URL
+                    if answer.status == 200:
+                        break
+            except OSError:
+                pass
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError((place / "server.log").read_text()[-2000:])
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def memory_mb(process: subprocess.Popen[bytes]) -> float:
+    """The most memory a process has held."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+
+def bodies(place: Path, model: str) -> dict[str, Any]:
+    """One image in the form of each protocol."""
+    from serving.messages import PredictCall, Target
+    from serving.wire import oip_proto, tfs_proto
+    from zoo.artifact import read_golden
+
+    inputs, _ = read_golden(place)
+    image = inputs["image"][:1]
+    call = PredictCall(Target(model), {"image": image})
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "image",
+                    "shape": list(image.shape),
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": image.nbytes},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    flat = {
+        "name": "image",
+        "shape": list(image.shape),
+        "datatype": "FP32",
+        "data": [round(float(each), 4) for each in image.ravel()],
+    }
+    return {
+        "image": image,
+        "tfs_json": json.dumps({"instances": np.round(image, 4).astype(float).tolist()}).encode(),
+        "oip_json": json.dumps({"inputs": [flat]}).encode(),
+        "oip_binary": head + image.tobytes(),
+        "oip_header": str(len(head)),
+        "tfs_grpc": tfs_proto.encode_predict_request(call),
+        "oip_grpc": oip_proto.encode_infer_request(call),
+    }
+
+
+def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict[str, Any]:
+    """This server over each protocol, at saturation and without load."""
+    rest, grpc = free_port(), free_port()
+    sent = bodies(base_path / model / "1", model)
+    url, grpc_url = f"http://127.0.0.1:{rest}", f"http://127.0.0.1:{grpc}"
+    predict = f"{url}/v1/models/{model}:predict"
+    infer = f"{url}/v2/models/{model}/infer"
+    binary = {"Inference-Header-Content-Length": sent["oip_header"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        command = [
+            *(sys.executable, "-m", "zoo.command", "serve", "--base-path", str(base_path / model)),
+            *("--model-name", model, "--rest-port", str(rest), "--grpc-port", str(grpc)),
+        ]
+        began = time.monotonic()
+        with started(command, f"{url}/readyz", place, PYTHONPATH=str(ROOT)) as process:
+            ready_s = time.monotonic() - began
+            found: dict[str, Any] = {}
+
+            def both(name: str, one: Any) -> None:
+                one(1, 1.0)
+                found[name] = {"saturated": one(in_flight, seconds), "alone": one(1, seconds / 2)}
+
+            both(
+                "REST, JSON (TFS)",
+                lambda n, s: wrk(
+                    predict, sent["tfs_json"], {}, connections=n, seconds=s, place=place
+                ),
+            )
+            both(
+                "REST, JSON (OIP)",
+                lambda n, s: wrk(
+                    infer, sent["oip_json"], {}, connections=n, seconds=s, place=place
+                ),
+            )
+            both(
+                "REST, binary (OIP)",
+                lambda n, s: wrk(
+                    infer, sent["oip_binary"], binary, connections=n, seconds=s, place=place
+                ),
+            )
+            for name, path, message in (
+                ("gRPC (TFS)", "/tensorflow.serving.PredictionService/Predict", "tfs_grpc"),
+                ("gRPC (OIP)", "/inference.GRPCInferenceService/ModelInfer", "oip_grpc"),
+            ):
+                both(
+                    name,
+                    lambda n, s, path=path, message=message: h2load(
+                        grpc_url, path, sent[message], in_flight=n, seconds=s, place=place
+                    ),
+                )
+            return {"ready_s": ready_s, "memory_mb": memory_mb(process), "protocols": found}
+
+
+# --- Peers ----------------------------------------------------------------------------------------
+
+MLSERVER = """
+import numpy as np
+import openvino as ov
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse
+
+
+class OpenVINO(MLModel):
+    async def load(self):
+        self.compiled = ov.Core().compile_model("{ir}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        image = self.decode(payload.inputs[0], default_codec=NumpyCodec).astype(np.float32)
+        answer = self.compiled({{"image": image}})
+        output = NumpyCodec.encode_output("probabilities", answer["probabilities"])
+        return InferenceResponse(model_name=self.name, outputs=[output])
+"""
+
+BENTOML = """
+import bentoml
+import numpy as np
+import openvino as ov
+
+
+@bentoml.service(workers=1)
+class Lenet:
+    def __init__(self):
+        self.compiled = ov.Core().compile_model("{ir}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+
+    @bentoml.api
+    def predict(self, instances: np.ndarray) -> np.ndarray:
+        return self.compiled({{"image": instances.astype(np.float32)}})["probabilities"]
+"""
+
+
+def peer_environment(name: str) -> Path:
+    """The peer's own interpreter; installed when it is not there."""
+    python = PEERS / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEERS / name)], check=True)
+        packages = {"mlserver": ["mlserver"], "bentoml": ["bentoml"]}[name]
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", *packages, "openvino"], check=True
+        )
+    return python
+
+
+def peer(name: str, base_path: Path, model: str, in_flight: int, seconds: float) -> dict[str, Any]:
+    """Another server with the same network on the same engine."""
+    bin_path = peer_environment(name).parent
+    version = base_path / model / "1"
+    sent = bodies(version, model)
+    ir = version / "assets.extra/convzoo/openvino/fp32.xml"
+    port, grpc = free_port(), free_port()
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        if name == "mlserver":
+            (place / "runtime.py").write_text(MLSERVER.format(ir=ir))
+            (place / "model-settings.json").write_text(
+                json.dumps({"name": model, "implementation": "runtime.OpenVINO"})
+            )
+            (place / "settings.json").write_text(
+                json.dumps(
+                    {
+                        "http_port": port,
+                        "grpc_port": grpc,
+                        "metrics_port": free_port(),
+                        "parallel_workers": 0,
+                        "debug": False,
+                        "logging_settings": None,
+                    }
+                )
+            )
+            command = [str(bin_path / "mlserver"), "start", "."]
+            ready, path = f"{url}/v2/health/ready", f"{url}/v2/models/{model}/infer"
+            body, headers = sent["oip_json"], {"Content-Type": "application/json"}
+        else:
+            (place / "service.py").write_text(BENTOML.format(ir=ir))
+            command = [str(bin_path / "bentoml"), "serve", "service:Lenet", "--port", str(port)]
+            ready, path = f"{url}/readyz", f"{url}/predict"
+            body, headers = sent["tfs_json"], {"Content-Type": "application/json"}
+        found: dict[str, Any] = {}
+        with started(command, ready, place, PATH=f"{bin_path}:{os.environ['PATH']}") as process:
+            wrk(path, body, headers, connections=1, seconds=1, place=place)
+            found["JSON"] = wrk(
+                path, body, headers, connections=in_flight, seconds=seconds, place=place
+            )
+            if name == "mlserver":
+                found["gRPC"] = h2load(
+                    f"http://127.0.0.1:{grpc}",
+                    "/inference.GRPCInferenceService/ModelInfer",
+                    sent["oip_grpc"],
+                    in_flight=in_flight,
+                    seconds=seconds,
+                    place=place,
+                )
+            return {"protocols": found, "memory_mb": memory_mb(process)}
+
+
+# --- The report -----------------------------------------------------------------------------------
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """The tables of a run."""
+    lines = [
+        "| network | TensorFlow, batch 1 | OpenVINO, batch 1 | ratio | OpenVINO, best batch |",
+        "|---|---|---|---|---|",
+    ]
+    for model, each in document["models"].items():
+        tensorflow, openvino = each["tensorflow"]["1"], each["openvino"]["1"]
+        lines.append(
+            f"| {model} | {1 / tensorflow:,.0f} /s | {1 / openvino:,.0f} /s "
+            f"| {tensorflow / openvino:.1f} | {each['best_per_s']:,.0f} /s |"
+        )
+    for model, each in document["models"].items():
+        lines += [
+            "",
+            f"{model}: {document['in_flight']} in flight; ready in "
+            f"{each['server']['ready_s']:.1f} s, {each['server']['memory_mb']:.0f} MB.",
+            "",
+            "| protocol | images/s | of the engine's best | one alone, median | above the engine |",
+            "|---|---|---|---|---|",
+        ]
+        for name, found in each["server"]["protocols"].items():
+            full, alone = found["saturated"], found["alone"]
+            wrong = f" ({full['errors']:.0f} errors)" if full["errors"] else ""
+            above_s = alone["median_s"] - each["openvino"]["1"]
+            lines.append(
+                f"| {name} | {full['per_s']:,.0f}{wrong} | {full['per_s'] / each['best_per_s']:.0%} "
+                f"| {1e3 * alone['median_s']:.2f} ms | {1e3 * above_s:.2f} ms |"
+            )
+    if document["peers"]:
+        model = document["peers_on"]
+        ours = document["models"][model]["server"]["protocols"]
+        best = {
+            "JSON": max(each["saturated"]["per_s"] for n, each in ours.items() if "JSON" in n),
+            "gRPC": max(each["saturated"]["per_s"] for n, each in ours.items() if "gRPC" in n),
+        }
+        lines += [
+            "",
+            f"{model}, {document['in_flight']} in flight, beside others on the same engine:",
+            "",
+            "| server | protocol | requests/s | errors | convzoo is so many times faster |",
+            "|---|---|---|---|---|",
+        ]
+        for name, each in document["peers"].items():
+            for protocol, found in each["protocols"].items():
+                lines.append(
+                    f"| {name} | {protocol} | {found['per_s']:,.0f} | {found['errors']:.0f} "
+                    f"| {best[protocol] / found['per_s']:.1f} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def draw(document: dict[str, Any], path: Path) -> None:
+    """A bar for each protocol and peer, in requests a second."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    model = document["peers_on"]
+    bars = {
+        f"convzoo, {name}": each["saturated"]["per_s"]
+        for name, each in document["models"][model]["server"]["protocols"].items()
+    }
+    for name, each in document["peers"].items():
+        bars |= {f"{name}, {kind}": found["per_s"] for kind, found in each["protocols"].items()}
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(bars) + 1), layout="constrained")
+    drawn = axes.barh(list(bars)[::-1], list(bars.values())[::-1])
+    axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
+    axes.set_xlabel(f"requests per second, {model}, one image a request")
+    axes.margins(x=0.12)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measures and writes `<out>.json`, `<out>.table.md` and `<out>.svg`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="lenet5_modern,alexnet,googlenet")
+    parser.add_argument("--peers", default="mlserver,bentoml")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--in-flight", type=int, default=32)
+    parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-models")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "performance")
+    given = parser.parse_args()
+    for program in ("wrk", "h2load"):
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not installed (packages wrk and nghttp2-client).")
+    names = given.models.split(",")
+    subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/untrained.py"), str(given.base_path), *names],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.DEVNULL,
+    )
+    document: dict[str, Any] = {"in_flight": given.in_flight, "models": {}, "peers": {}}
+    document["peers_on"] = names[0]
+    for name in names:
+        place = given.base_path / name / "1"
+        measured: dict[str, Any] = {
+            engine: engine_seconds(place, engine, given.seconds / 5)
+            for engine in ("tensorflow", "openvino")
+        }
+        best = max(rows / seconds for rows, seconds in measured["openvino"].items())
+        measured = json.loads(json.dumps(measured)) | {"best_per_s": best}
+        measured["server"] = convzoo(given.base_path, name, given.in_flight, given.seconds)
+        document["models"][name] = measured
+        print(f"{name}: done", file=sys.stderr)
+    for name in filter(None, given.peers.split(",")):
+        document["peers"][name] = peer(
+            name, given.base_path, names[0], given.in_flight, given.seconds
+        )
+        print(f"{name}: done", file=sys.stderr)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+    given.out.with_suffix(".table.md").write_text(as_markdown(document))
+    draw(document, given.out.with_suffix(".svg"))
+    print(as_markdown(document))
+
+
+if __name__ == "__main__":
+    main()
