@@ -18,6 +18,7 @@ The machine's load decides the figures; the ratios of one run are what counts.
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -104,7 +105,7 @@ def wrk(
     (place / "load.lua").write_text("\n".join(lines))
     done = subprocess.run(
         [
-            *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"),
+            *("wrk", "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "--latency"),
             *("-s", str(place / "load.lua"), "--timeout", "20s", url),
         ],
         check=True,
@@ -127,7 +128,7 @@ def h2load(
     (place / "message").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
     done = subprocess.run(
         [
-            *("h2load", "-t1", "-c1", f"-m{in_flight}", f"-D{seconds:g}"),
+            *("h2load", "-t1", "-c1", f"-m{in_flight}", f"-D{math.ceil(seconds)}"),
             *("-d", str(place / "message"), "-H", "content-type: application/grpc"),
             *("-H", "te: trailers", url + path),
         ],
@@ -141,12 +142,34 @@ def h2load(
     codes = re.search(r"status codes: (\d+) 2xx", text)
     times = re.search(r"time for request:\s+\S+\s+\S+\s+(\S+)", text)
     return {
-        "per_s": succeeded / seconds,
+        "per_s": succeeded / math.ceil(seconds),
         "median_s": _seconds(times[1]) if times else float("nan"),  # h2load tells the mean
         "errors": float(failed[1]) + float(failed[2]) + succeeded - float(codes[1])  # type: ignore[index]
         if failed
         else 0.0,
     }
+
+
+def overload(
+    url: str, body: bytes, headers: dict[str, str], *, per_s: float, seconds: float, place: Path
+) -> dict[str, float]:
+    """Answers a second when so many requests a second come, ready or not, on 256 connections."""
+    (place / "body").write_bytes(body)
+    connections = 256
+    done = subprocess.run(
+        [
+            *("h2load", "--h1", "-t1", f"-c{connections}", "-m1", f"-D{math.ceil(seconds)}"),
+            *(f"--rps={max(per_s / connections, 0.01):.3f}", "-d", str(place / "body")),
+            *(part for name, value in headers.items() for part in ("-H", f"{name}: {value}")),
+            url,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    codes = re.search(r"status codes: (\d+) 2xx, \d+ 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
+    good, refused, failed = (float(each) for each in codes.groups())  # type: ignore[union-attr]
+    return {"per_s": good / math.ceil(seconds), "refused": refused, "failed": failed}
 
 
 def _seconds(text: str) -> float:
@@ -291,7 +314,16 @@ def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict
                         grpc_url, path, sent[message], in_flight=n, seconds=s, place=place
                     ),
                 )
-            return {"ready_s": ready_s, "memory_mb": memory_mb(process), "protocols": found}
+            most = found["REST, binary (OIP)"]["saturated"]["per_s"]
+            threefold = overload(
+                infer, sent["oip_binary"], binary, per_s=3 * most, seconds=2 * seconds, place=place
+            )
+            return {
+                "ready_s": ready_s,
+                "memory_mb": memory_mb(process),
+                "protocols": found,
+                "at_threefold": threefold,
+            }
 
 
 # --- Peers ----------------------------------------------------------------------------------------
@@ -430,6 +462,14 @@ def as_markdown(document: dict[str, Any]) -> str:
                 f"| {name} | {full['per_s']:,.0f}{wrong} | {full['per_s'] / each['best_per_s']:.0%} "
                 f"| {1e3 * alone['median_s']:.2f} ms | {1e3 * above_s:.2f} ms |"
             )
+        three = each["server"]["at_threefold"]
+        most = each["server"]["protocols"]["REST, binary (OIP)"]["saturated"]["per_s"]
+        lines += [
+            "",
+            f"With three times as many requests as it can answer over binary REST, it answers "
+            f"{three['per_s']:,.0f} /s ({three['per_s'] / most:.0%} of the most) and refuses "
+            f"{three['refused']:,.0f} at once.",
+        ]
     if document["peers"]:
         model = document["peers_on"]
         ours = document["models"][model]["server"]["protocols"]
