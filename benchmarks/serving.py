@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 # This file's own folder would hide the package `serving` behind its name.
 sys.path[0] = str(ROOT)
+ROUNDS = 3
 PEERS = ROOT / "build" / "peers"
 
 ENGINE = """
@@ -69,13 +70,14 @@ for rows in sizes:
         started = time.monotonic()
         run(image)
         times.append(time.monotonic() - started)
-    found[rows] = float(np.median(times))
+    # The quickest tenth: what others do on the machine only ever takes away.
+    found[rows] = float(np.quantile(times, 0.1))
 print(json.dumps(found))
 """
 
 
 def engine_seconds(place: Path, engine: str, seconds: float) -> dict[int, float]:
-    """Median seconds a batch takes in-process, by its rows."""
+    """Seconds a batch takes in-process when nobody disturbs it, by its rows."""
     done = subprocess.run(
         [sys.executable, "-c", ENGINE, str(place), engine, str(seconds)],
         cwd=ROOT,
@@ -90,10 +92,20 @@ def engine_seconds(place: Path, engine: str, seconds: float) -> dict[int, float]
 # --- The load -------------------------------------------------------------------------------------
 
 
+def best_of(
+    measure: Callable[[float], dict[str, float]], seconds: float, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """The best of several rounds: what others do on the machine only ever takes away."""
+    found = [measure(seconds / rounds) for _ in range(rounds)]
+    return max(found, key=lambda each: each["per_s"]) | {
+        "median_s": min(each["median_s"] for each in found)
+    }
+
+
 def wrk(
     url: str, body: bytes, headers: dict[str, str], *, connections: int, seconds: float, place: Path
 ) -> dict[str, float]:
-    """Requests a second, errors and median latency over HTTP/1.1."""
+    """Answers a second, errors and median latency over HTTP/1.1."""
     (place / "body").write_bytes(body)
     lines = [
         'wrk.method = "POST"',
@@ -114,8 +126,10 @@ def wrk(
     )
     text = done.stdout
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    every = float(re.search(r"(\d+) requests in", text)[1])  # type: ignore[index]
+    per_s = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]
     return {
-        "per_s": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]),  # type: ignore[index]
+        "per_s": per_s * (1 - (float(wrong[1]) if wrong else 0.0) / max(every, 1)),
         "median_s": _seconds(re.search(r"50%\s+([\d.]+\w+)", text)[1]),  # type: ignore[index]
         "errors": float(wrong[1]) if wrong else 0.0,
     }
@@ -263,6 +277,14 @@ def bodies(place: Path, model: str) -> dict[str, Any]:
     }
 
 
+def convzoo_command(base_path: Path, model: str, rest: int, grpc: int) -> list[str]:
+    """What starts this server."""
+    return [
+        *(sys.executable, "-m", "zoo.command", "serve", "--base-path", str(base_path / model)),
+        *("--model-name", model, "--rest-port", str(rest), "--grpc-port", str(grpc)),
+    ]
+
+
 def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict[str, Any]:
     """This server over each protocol, at saturation and without load."""
     rest, grpc = free_port(), free_port()
@@ -273,10 +295,7 @@ def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict
     binary = {"Inference-Header-Content-Length": sent["oip_header"]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        command = [
-            *(sys.executable, "-m", "zoo.command", "serve", "--base-path", str(base_path / model)),
-            *("--model-name", model, "--rest-port", str(rest), "--grpc-port", str(grpc)),
-        ]
+        command = convzoo_command(base_path, model, rest, grpc)
         began = time.monotonic()
         with started(command, f"{url}/readyz", place, PYTHONPATH=str(ROOT)) as process:
             ready_s = time.monotonic() - began
@@ -284,7 +303,10 @@ def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict
 
             def both(name: str, one: Any) -> None:
                 one(1, 1.0)
-                found[name] = {"saturated": one(in_flight, seconds), "alone": one(1, seconds / 2)}
+                found[name] = {
+                    "saturated": best_of(lambda s: one(in_flight, s), seconds),
+                    "alone": best_of(lambda s: one(1, s), seconds / 2),
+                }
 
             both(
                 "REST, JSON (TFS)",
@@ -415,17 +437,21 @@ def peer(name: str, base_path: Path, model: str, in_flight: int, seconds: float)
         found: dict[str, Any] = {}
         with started(command, ready, place, PATH=f"{bin_path}:{os.environ['PATH']}") as process:
             wrk(path, body, headers, connections=1, seconds=1, place=place)
-            found["JSON"] = wrk(
-                path, body, headers, connections=in_flight, seconds=seconds, place=place
+            found["JSON"] = best_of(
+                lambda s: wrk(path, body, headers, connections=in_flight, seconds=s, place=place),
+                seconds,
             )
             if name == "mlserver":
-                found["gRPC"] = h2load(
-                    f"http://127.0.0.1:{grpc}",
-                    "/inference.GRPCInferenceService/ModelInfer",
-                    sent["oip_grpc"],
-                    in_flight=in_flight,
-                    seconds=seconds,
-                    place=place,
+                found["gRPC"] = best_of(
+                    lambda s: h2load(
+                        f"http://127.0.0.1:{grpc}",
+                        "/inference.GRPCInferenceService/ModelInfer",
+                        sent["oip_grpc"],
+                        in_flight=in_flight,
+                        seconds=s,
+                        place=place,
+                    ),
+                    seconds,
                 )
             return {"protocols": found, "memory_mb": memory_mb(process)}
 

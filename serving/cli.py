@@ -52,6 +52,7 @@ class _Serve(click.Command):
 @click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True)
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True)
 @click.option("--engine", help="openvino or tensorflow; each version's own choice by default.")
+@click.option("--isolate", is_flag=True, help="Run each version's engine in a process of its own.")
 @click.option(
     "--poll-interval-s",
     type=click.FloatRange(min=0, min_open=True),
@@ -157,6 +158,7 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
     own |= {name: given[alias] for alias, name in _ALIASES.items()}
     own["may_administer"] = not given["read_only"]
     options = {name: given[name] for name in _IN_OPTIONS}
+    options["is_isolated"] = given["isolate"]
     options |= {"is_tuned": not given["no_tune"], "cache_bytes": int(given["cache_mb"] * 1e6)}
     if not given["tfs_compat"]:
         if (own["base_path"] is None) == (own["config"] is None):
@@ -177,6 +179,8 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
     beside |= {name: own[name] for alias, name in _ALIASES.items() if alias in typed}
     beside["may_administer"] = own["may_administer"]
     given_options = {name: options[name] for name in _IN_OPTIONS if name in typed}
+    if "isolate" in typed:
+        given_options["is_isolated"] = True
     if "no_tune" in typed:
         given_options["is_tuned"] = options["is_tuned"]
     if "cache_mb" in typed:

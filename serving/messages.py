@@ -303,6 +303,8 @@ class VersionOptions:
 
     Attributes:
         engine: What runs it; None leaves it to the version.
+        is_isolated: Whether the engine runs in a process of its own, so that a crash stays there
+            and unloading returns all of its memory. TensorFlow always does.
         max_batch_rows: Rows of one batch; None lets the measurement at load decide.
         batch_sizes: Sizes that batches are padded to, ascending; none means no padding.
         streams: Batches that run at the same time; None lets the measurement decide.
@@ -318,6 +320,7 @@ class VersionOptions:
     """
 
     engine: str | None = None
+    is_isolated: bool = False
     max_batch_rows: int | None = None
     batch_sizes: tuple[int, ...] = ()
     streams: int | None = None

@@ -83,6 +83,7 @@ class _Options(_Table):
     """The fields of `VersionOptions`; None means the default."""
 
     engine: str | None = None
+    is_isolated: bool | None = None
     max_batch_rows: int | None = Field(default=None, ge=1)
     batch_sizes: tuple[int, ...] | None = None
     streams: int | None = Field(default=None, ge=1)

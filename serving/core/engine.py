@@ -80,7 +80,12 @@ def choose(manifest: Manifest | None, wanted: str | None) -> str:
 
 
 def load(
-    engine: str, version_path: Path, manifest: Manifest | None, streams: int = 1
+    engine: str,
+    version_path: Path,
+    manifest: Manifest | None,
+    streams: int = 1,
+    *,
+    is_isolated: bool = False,
 ) -> LoadedModel:
     """Loads a version on an engine; imports the framework when it is the first.
 
@@ -89,10 +94,15 @@ def load(
         version_path: The version's folder.
         manifest: What was published; None for a SavedModel from elsewhere.
         streams: Calls that will run at the same time and should share the cores.
+        is_isolated: Whether it runs in a process of its own, where it has one stream.
 
     Raises:
         LoadError: it cannot be loaded; says why.
     """
+    if is_isolated and engine != "tensorflow":  # which is by itself
+        from serving.engines.worker import WorkerModel
+
+        return WorkerModel(version_path, engine, is_batchable=True)
     module, name = ENGINES[engine].split(":")
     try:
         model: LoadedModel = getattr(import_module(module), name)(version_path, manifest, streams)

@@ -120,12 +120,13 @@ class Servable:
                 self.manifest = verify(path)
             self._arrays = read_preprocessing_arrays(path)
             self.engine = engines.choose(self.manifest, options.engine)
-            self._load(path, options.streams or 1)
+            self._load(path, 1 if options.is_isolated else options.streams or 1)
         except ArtifactError as error:
             raise LoadError(str(error)) from error
         self._reuse = Reuse(answers_once=options.answers_once, cache_bytes=options.cache_bytes)
         self._executor: ThreadPoolExecutor | None = None
-        if not (self.is_batched and self.tuned.batch_s[1] < INLINE_BELOW_S):
+        is_inline = self.is_batched and self.tuned.batch_s.get(1, 1.0) < INLINE_BELOW_S
+        if options.is_isolated or not is_inline:
             self._executor = ThreadPoolExecutor(
                 self.tuned.streams, thread_name_prefix=f"{model}-{version}"
             )
@@ -145,7 +146,7 @@ class Servable:
     def _load(self, path: Path, streams: int) -> None:
         """Loads, proves, warms and measures; leaves nothing behind when one of them fails."""
         started = time.monotonic()
-        self._loaded = engines.load(self.engine, path, self.manifest, streams)
+        self._loaded = self._loaded_on(path, streams)
         compile_s = time.monotonic() - started
         try:
             self.signatures = self._loaded.signatures
@@ -158,6 +159,11 @@ class Servable:
         except BaseException:
             self._loaded.close()
             raise
+
+    def _loaded_on(self, path: Path, streams: int) -> engines.LoadedModel:
+        return engines.load(
+            self.engine, path, self.manifest, streams, is_isolated=self.options.is_isolated
+        )
 
     def _prove(self, path: Path) -> _Golden | None:
         """Replays the golden records.
@@ -224,7 +230,10 @@ class Servable:
         form = self.manifest.engines[self.engine].file
         record = self.manifest.files.get(form)
         name = tuning.fingerprint(
-            self.engine, record.sha256 if record else form, tuning.cores(), options.streams
+            self.engine,
+            record.sha256 if record else form,
+            tuning.cores(),
+            -1 if options.is_isolated else options.streams,
         )
         tuned = tuning.read(path, name, options.latency_target_s)
         if tuned is None:
@@ -232,7 +241,7 @@ class Servable:
             tuning.write(path, name, options.latency_target_s, tuned)
         elif tuned.streams != streams:
             self._loaded.close()
-            self._loaded = engines.load(self.engine, path, self.manifest, tuned.streams)
+            self._loaded = self._loaded_on(path, tuned.streams)
         return tuned
 
     def _measure(self, path: Path, golden: _Golden, compile_s: float, streams: int) -> tuning.Tuned:
@@ -251,19 +260,20 @@ class Servable:
         tuned, throughput = tried(streams)
         may_try = (
             self.options.streams is None
+            and not self.options.is_isolated
             and tuning.cores() > 1
             and compile_s < tuning.MOST_COMPILE_S
             and tuned.batch_s[1] > INLINE_BELOW_S
         )
         if may_try:
             self._loaded.close()
-            self._loaded = engines.load(self.engine, path, self.manifest, tuning.cores())
+            self._loaded = self._loaded_on(path, tuning.cores())
             until = time.monotonic() + tuning.BUDGET_S
             other, reached = tried(tuning.cores())
             if reached > throughput * tuning.WORTH:
                 return other
             self._loaded.close()
-            self._loaded = engines.load(self.engine, path, self.manifest, streams)
+            self._loaded = self._loaded_on(path, streams)
         return tuned
 
     # --- asking

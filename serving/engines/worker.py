@@ -1,4 +1,6 @@
-"""TensorFlow in a process of its own: the server stays light, and a crash or a leak stays there.
+"""An engine in a process of its own: the server stays light, and a crash or a leak stays there.
+
+TensorFlow always runs so; any other engine does when a version asks for it (`is_isolated`).
 
 The two sides speak frames over a socket pair: a kind, a length, then TensorFlow Serving's own
 messages. No pickle, nothing that executes what it reads.
@@ -15,12 +17,18 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.errors import EngineError, InvalidRequestError, LoadError, ServingError
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
-from zoo.artifact import Manifest
+from zoo.artifact import Manifest, read_manifest
 
+if TYPE_CHECKING:
+    from serving.core.engine import LoadedModel
+    from serving.engines.tensorflow import SavedModel
+
+EXTRAS = {"tensorflow": "train", "openvino": "serve"}
 _HEAD = struct.Struct("<cQ")
 READY, REQUEST, REPLY, FAILURE = b"R", b"Q", b"A", b"F"
 
@@ -56,15 +64,19 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 # --- The server's side --------------------------------------------------------------------------
 
 
-class TensorFlowModel:
-    """A SavedModel in a worker process; started again when it has died."""
+class WorkerModel:
+    """A version in a worker process; started again when it has died.
 
-    # What a foreign graph does with rows of different requests is not known, so they stay apart.
-    is_batchable = False
+    Args:
+        version_path: The version's folder.
+        engine: The engine's name.
+        is_batchable: Whether rows of different requests may run together.
+    """
 
-    def __init__(self, version_path: Path, manifest: Manifest | None, streams: int = 1) -> None:
-        del manifest, streams  # the SavedModel says everything, and one pipe is one stream
+    def __init__(self, version_path: Path, engine: str, *, is_batchable: bool) -> None:
+        self.is_batchable = is_batchable
         self._path = version_path
+        self._engine = engine
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
@@ -76,7 +88,10 @@ class TensorFlowModel:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self._path)],
+                [
+                    *(sys.executable, "-m", __name__),
+                    *(str(theirs.fileno()), str(self._path), self._engine),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=None if "CONVZOO_LOG_LEVEL" in os.environ else subprocess.DEVNULL,
@@ -88,8 +103,8 @@ class TensorFlowModel:
         except (EOFError, OSError) as error:
             code = self._stop()
             raise LoadError(
-                f"The TensorFlow worker did not start (exit code {code}); is convzoo[train] "
-                "installed?"
+                f"The worker for {self._engine} did not start (exit code {code}); is "
+                f"convzoo[{EXTRAS[self._engine]}] installed?"
             ) from error
         if kind == FAILURE:
             self._stop()
@@ -116,8 +131,8 @@ class TensorFlowModel:
             except (EOFError, OSError) as error:
                 code = self._stop()
                 raise EngineError(
-                    f"The TensorFlow worker died (exit code {code}); the next request starts "
-                    "another."
+                    f"The worker for {self._engine} died (exit code {code}); the next request "
+                    "starts another."
                 ) from error
         if kind == FAILURE:
             raise _failure(body)
@@ -141,6 +156,15 @@ class TensorFlowModel:
             self._stop()
 
 
+class TensorFlowModel(WorkerModel):
+    """A SavedModel on TensorFlow."""
+
+    def __init__(self, version_path: Path, manifest: Manifest | None, streams: int = 1) -> None:
+        del manifest, streams  # the SavedModel says everything, and one pipe is one stream
+        # What a foreign graph does with rows of different requests is not known: they stay apart.
+        super().__init__(version_path, "tensorflow", is_batchable=False)
+
+
 def _failure(body: bytes) -> ServingError:
     failure = json.loads(body)
     return _FAILURES.get(failure["kind"], EngineError)(failure["text"])
@@ -149,15 +173,13 @@ def _failure(body: bytes) -> ServingError:
 # --- The worker's side --------------------------------------------------------------------------
 
 
-def main(file_number: int, path: Path) -> None:
-    """Loads the SavedModel, says what it has, and answers until the server closes its end."""
+def main(file_number: int, path: Path, engine: str) -> None:
+    """Loads the version, says what it has, and answers until the server closes its end."""
     # Ctrl-C reaches the whole group; the server decides when the worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=file_number) as connection, contextlib.suppress(EOFError):
         try:
-            from serving.engines.tensorflow import SavedModel
-
-            model = SavedModel(path)
+            model = _load(path, engine)
         except LoadError as error:
             _send(connection, FAILURE, _as_failure(error))
             return
@@ -176,9 +198,19 @@ def main(file_number: int, path: Path) -> None:
                 _send(connection, REPLY, answer)
 
 
+def _load(path: Path, engine: str) -> "SavedModel | LoadedModel":
+    if engine == "tensorflow":
+        from serving.engines.tensorflow import SavedModel
+
+        return SavedModel(path)
+    from serving.core import engine as engines
+
+    return engines.load(engine, path, read_manifest(path))
+
+
 def _as_failure(error: ServingError) -> bytes:
     return json.dumps({"kind": type(error).__name__, "text": str(error)}).encode()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

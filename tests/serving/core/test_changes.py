@@ -307,3 +307,34 @@ async def test_identical_requests_are_answered_from_what_was_kept(repository, ti
     # Another version has said nothing yet.
     await repository.replace([tiny(VersionPolicy(specific=(2,)), options=options)])
     assert (await ask())[0] == "direct"
+
+
+async def test_an_isolated_engine_answers_the_same_and_may_die(repository, tiny):
+    import os
+    import signal
+
+    from serving.errors import EngineError
+    from tests.serving.published import logits_of, softmax
+
+    options = VersionOptions(is_tuned=False, is_isolated=True)
+    await repository.replace([tiny(options=options)])
+    servable = repository.find(Target("tiny"))
+    call = PredictCall(Target("tiny"), {"image": IMAGE})
+    expected = softmax(logits_of(IMAGE, 3.0))
+
+    async def ask():
+        return (await servable.predict(call)).outputs["probabilities"]
+
+    for answer in await asyncio.gather(*(asyncio.create_task(ask()) for _ in range(9))):
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+    worker = servable._loaded.process_id
+    assert worker not in (None, os.getpid())
+    assert servable.worker_bytes() > 10e6
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(EngineError, match="the next request starts another"):
+        await ask()
+    np.testing.assert_allclose(await ask(), expected, atol=1e-5)
+    worker = servable._loaded.process_id
+    await repository.unload("tiny")
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
