@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROOT = Path(__file__).resolve().parents[1]
 # This file's own folder would hide the package `serving` behind `benchmarks/serving.py`.
 sys.path[0] = str(ROOT)
@@ -38,6 +40,47 @@ def pyvoy_environment() -> Path:
     return python
 
 
+def measured(
+    command: list[str],
+    environment: dict[str, str],
+    sent: dict[str, Any],
+    given: argparse.Namespace,
+    rest: int,
+    grpc: int,
+) -> list[dict[str, float]]:
+    """Binary REST, JSON and gRPC of one server."""
+    url, grpc_url = f"http://127.0.0.1:{rest}", f"http://127.0.0.1:{grpc}"
+    binary = {"Inference-Header-Content-Length": sent["oip_header"]}
+    in_flight = given.in_flight
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+
+        def over_http(path: str, body: bytes, headers: dict[str, str]) -> dict[str, float]:
+            return best_of(
+                lambda s: wrk(
+                    url + path, body, headers, connections=in_flight, seconds=s, place=place
+                ),
+                given.seconds,
+            )
+
+        with started(command, f"{url}/readyz", place, **environment):
+            return [
+                over_http(f"/v2/models/{given.model}/infer", sent["oip_binary"], binary),
+                over_http(f"/v1/models/{given.model}:predict", sent["tfs_json"], {}),
+                best_of(
+                    lambda s: h2load(
+                        grpc_url,
+                        INFER,
+                        sent["oip_grpc"],
+                        in_flight=in_flight,
+                        seconds=s,
+                        place=place,
+                    ),
+                    given.seconds,
+                ),
+            ]
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -48,9 +91,6 @@ def main() -> None:
     given = parser.parse_args()
     model_path = (given.base_path / given.model).resolve()
     sent = bodies(model_path / "1", given.model)
-    infer = f"/v2/models/{given.model}/infer"
-    binary = {"Inference-Header-Content-Length": sent["oip_header"]}
-    grpc_path = "/inference.GRPCInferenceService/ModelInfer"
     packages = f"{ROOT / '.venv/lib/python3.11/site-packages'}:{ROOT}"
     print("| front end | engine | REST, binary | REST, JSON | gRPC |")
     print("|---|---|---|---|---|")
@@ -76,38 +116,7 @@ def main() -> None:
         else:
             command = convzoo_command(given.base_path.resolve(), given.model, rest, grpc)
             command += ["--isolate"] if engine == "own process" else []
-        with tempfile.TemporaryDirectory() as scratch:
-            place = Path(scratch)
-            url = f"http://127.0.0.1:{rest}"
-            with started(command, f"{url}/readyz", place, **environment):
-                rates = []
-                for path, body, headers in (
-                    (infer, sent["oip_binary"], binary),
-                    (f"/v1/models/{given.model}:predict", sent["tfs_json"], {}),
-                ):
-                    load = {"connections": given.in_flight, "place": place}
-                    wrk(url + path, body, headers, seconds=1, **load)
-                    rates.append(
-                        best_of(
-                            lambda s, path=path, body=body, headers=headers, load=load: wrk(
-                                url + path, body, headers, seconds=s, **load
-                            ),
-                            given.seconds,
-                        )
-                    )
-                rates.append(
-                    best_of(
-                        lambda s: h2load(
-                            f"http://127.0.0.1:{grpc}",
-                            grpc_path,
-                            sent["oip_grpc"],
-                            in_flight=given.in_flight,
-                            seconds=s,
-                            place=place,
-                        ),
-                        given.seconds,
-                    )
-                )
+        rates = measured(command, environment, sent, given, rest, grpc)
         cells = [
             f"{each['per_s']:,.0f} /s"
             + (f" ({each['errors']:.0f} errors)" if each["errors"] else "")

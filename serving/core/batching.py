@@ -94,6 +94,8 @@ class Batcher:
         executor: Where batches run; None for networks so small that changing threads costs more
             than running them.
         on_batch: Told of each batch that ran: its rows and its seconds.
+        inline_rows: Batches of so few rows run right here although there is an executor, when
+            nothing else runs: changing threads costs more than they do.
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class Batcher:
         settings: Batching,
         executor: Executor | None,
         on_batch: Callable[[int, float], None] | None = None,
+        inline_rows: int = 0,
     ) -> None:
         self._run = run
         self._settings = settings
         self._executor = executor
         self._on_batch = on_batch
+        self._inline_rows = inline_rows
         self._queues: dict[int, deque[_Waiting]] = {}
         self._queued_rows = 0
         self._running = 0
@@ -253,7 +257,8 @@ class Batcher:
                 continue
             rows = sum(each.rows for each in batch)
             started = time.monotonic()
-            if self._executor is None:
+            is_inline = rows <= self._inline_rows and not self._running
+            if self._executor is None or is_inline:
                 self._finish(batch, rows, started, self._run_batch(batch, rows))
                 continue
             self._running += 1

@@ -63,9 +63,10 @@ from zoo.artifact import (
 from zoo.errors import ArtifactError, ImageError
 from zoo.preprocess import Floats, ImageLimits, Pixels, decode
 
-# A batch of one that runs faster than this runs in the event loop: handing it to a thread and
-# back costs about as much.
+# A small batch that runs faster than this runs in the event loop: handing it to a thread and back
+# costs about as much. Larger ones do not: the loop reads the next requests in the meantime.
 INLINE_BELOW_S = 0.0005
+MOST_INLINE_ROWS = 2
 
 # Images smaller than this are decoded in the event loop, for the same reason.
 INLINE_DECODE_BYTES = 8192
@@ -124,11 +125,18 @@ class Servable:
         except ArtifactError as error:
             raise LoadError(str(error)) from error
         self._reuse = Reuse(answers_once=options.answers_once, cache_bytes=options.cache_bytes)
-        self._executor: ThreadPoolExecutor | None = None
-        is_inline = self.is_batched and self.tuned.batch_s.get(1, 1.0) < INLINE_BELOW_S
-        if options.is_isolated or not is_inline:
-            self._executor = ThreadPoolExecutor(
-                self.tuned.streams, thread_name_prefix=f"{model}-{version}"
+        self._executor = ThreadPoolExecutor(
+            self.tuned.streams, thread_name_prefix=f"{model}-{version}"
+        )
+        self._inline_rows = 0
+        if self.is_batched and not options.is_isolated:
+            self._inline_rows = max(
+                (
+                    rows
+                    for rows, seconds in self.tuned.batch_s.items()
+                    if seconds < INLINE_BELOW_S and rows <= MOST_INLINE_ROWS
+                ),
+                default=0,
             )
         rows = options.max_batch_rows or self.tuned.max_rows
         sizes = options.batch_sizes
@@ -389,7 +397,9 @@ class Servable:
         key = "" if self.engine == "openvino" else signature
         if key not in self._batchers:
             run = partial(self._loaded.run, signature)
-            self._batchers[key] = Batcher(run, self.batching, self._executor, self.tally.batch)
+            self._batchers[key] = Batcher(
+                run, self.batching, self._executor, self.tally.batch, self._inline_rows
+            )
         return self._batchers[key]
 
     def admit(self, deadline: float | None, priority: int) -> None:
@@ -546,8 +556,7 @@ class Servable:
 
     def close(self) -> None:
         """Gives the memory back."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=True, cancel_futures=True)
         self._batchers.clear()
         self._explainer.close()
         self._loaded.close()
