@@ -74,7 +74,7 @@ class _Serve(click.Command):
 @click.option(
     "--max-queue-s",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
+    default=20.0,
     show_default=True,
     help="Seconds of work that may wait; what comes beyond is refused at once.",
 )

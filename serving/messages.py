@@ -328,7 +328,7 @@ class VersionOptions:
     is_tuned: bool = True
     latency_target_s: float = 0.5
     max_queued_rows: int = 4096
-    max_queue_s: float = 5.0
+    max_queue_s: float = 20.0
     default_timeout_s: float | None = None
     answers_once: bool = False
     cache_bytes: int = 0

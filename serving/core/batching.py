@@ -59,7 +59,7 @@ class Batching:
 
     max_rows: int = 32
     max_queued_rows: int = 4096
-    max_queue_s: float = 5.0
+    max_queue_s: float = 20.0
     streams: int = 1
     sizes: tuple[int, ...] = ()
     row_s: float = 0.0

@@ -271,7 +271,6 @@ class Servable:
             and not self.options.is_isolated
             and tuning.cores() > 1
             and compile_s < tuning.MOST_COMPILE_S
-            and tuned.batch_s[1] > INLINE_BELOW_S
         )
         if may_try:
             self._loaded.close()

@@ -30,8 +30,6 @@ BUDGET_S = 2.0
 REPEATS = 3
 # A compilation that takes longer is not repeated to try streams.
 MOST_COMPILE_S = 1.0
-# A network this small is answered in the event loop, where one stream is all there is.
-LEAST_STREAMED_S = 0.0005
 # What is less than this much better is not worth a larger batch or another stream.
 WORTH = 1.05
 

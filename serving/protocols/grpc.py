@@ -18,6 +18,7 @@ from serving.protocols.http import (
     priority_of,
 )
 from serving.protocols.oip_grpc import INFERENCE_SERVICE, OipGrpc
+from serving.protocols.pacing import Pacing
 from serving.protocols.reflection import REFLECTION_SERVICE, Reflection
 from serving.protocols.service import Administration, Service
 from serving.protocols.status import (
@@ -71,7 +72,8 @@ def build_grpc(
         **OipGrpc(service, *IDENTITY, administration).methods(),
         f"/{HEALTH_SERVICE}/Check": health,
     }
-    return {path: _handler(path, method, observer) for path, method in methods.items()}
+    pacing = Pacing()
+    return {path: _handler(path, method, observer, pacing) for path, method in methods.items()}
 
 
 def build_grpc_streams(
@@ -84,7 +86,8 @@ def build_grpc_streams(
         **OipGrpc(service, *IDENTITY, administration).streams(),
         **Reflection(SERVICES).methods(),
     }
-    return {path: _handler(path, method, observer) for path, method in methods.items()}
+    pacing = Pacing()
+    return {path: _handler(path, method, observer, pacing) for path, method in methods.items()}
 
 
 def build_grpc_watches(service: Service, *, look_every_s: float = 0.1) -> GrpcWatches:
@@ -128,7 +131,9 @@ def _health_reply(status: int) -> bytes:
     return new_message("grpc.health.v1.HealthCheckResponse", status=status)
 
 
-def _handler(path: str, method: GrpcMethod, observer: Observer | None) -> GrpcHandler:
+def _handler(
+    path: str, method: GrpcMethod, observer: Observer | None, pacing: Pacing
+) -> GrpcHandler:
     protocol = next((name for package, name in PROTOCOLS if path.startswith(package)), "")
 
     async def handle(request: GrpcRequest) -> GrpcResponse:
@@ -156,6 +161,8 @@ def _handler(path: str, method: GrpcMethod, observer: Observer | None) -> GrpcHa
             journey.code, journey.error = CODE_NAMES[code], str(error)
             response = GrpcResponse(code=code, message=text_of(error, journey.request_id))
             if isinstance(error, OverloadedError):
+                if delay_s := pacing.delay_s():
+                    await asyncio.sleep(delay_s)
                 # gRPC's own clients wait so long when a retry policy lets them try again.
                 milliseconds = str(max(1, round(error.retry_after_s * 1000)))
                 trailers.append(("grpc-retry-pushback-ms", milliseconds))

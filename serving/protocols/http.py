@@ -1,5 +1,6 @@
 """All HTTP front ends behind one handler: who answers, within what time, and how errors look."""
 
+import asyncio
 import math
 import time
 import uuid
@@ -13,6 +14,7 @@ from serving.protocols.compression import inflated, inflated_as_tensorflow_servi
 from serving.protocols.native import Native
 from serving.protocols.oip_rest import OipRest
 from serving.protocols.openapi import DOCS_PAGE, openapi_json
+from serving.protocols.pacing import Pacing
 from serving.protocols.service import Administration, Service
 from serving.protocols.status import facts_of, grpc_code, http_status, text_of
 from serving.protocols.tfs_rest import JSON, TfsRest, malformed
@@ -57,7 +59,7 @@ def build_http(
         has_cors: Whether answers under /v1 may be read by pages from anywhere.
         metrics_path: Where Prometheus reads, besides /metrics.
     """
-    tfs, native = TfsRest(service), Native(service)
+    tfs, native, pacing = TfsRest(service), Native(service), Pacing()
     oip = OipRest(service, "convzoo", version("convzoo"), administration)
 
     fronts = (
@@ -96,6 +98,8 @@ def build_http(
             journey.request_id = journey.request_id or uuid.uuid4().hex
             journey.code, journey.error = CODE_NAMES[grpc_code(error)], str(error)
             if isinstance(error, OverloadedError | NotReadyError):
+                if isinstance(error, OverloadedError) and (delay_s := pacing.delay_s()):
+                    await asyncio.sleep(delay_s)
                 retry_after_s = getattr(error, "retry_after_s", 1.0)
                 extra.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))
             body = encode_error(text_of(error, journey.request_id))
