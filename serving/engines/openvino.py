@@ -11,6 +11,11 @@ from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
 from zoo.artifact import Manifest, SignatureRecord, TensorRecord
 
+_CONFIGURATION = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+
+# Weights of a network that is worth compiling a second time for a batch of one.
+MOST_TINY_BYTES = 4 << 20
+
 
 class OpenVINOModel:
     """A compiled network with one inference request a thread.
@@ -33,27 +38,48 @@ class OpenVINOModel:
             self._compiled: Any = core.compile_model(
                 network,
                 "CPU",
-                {
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": "f32",
-                    "NUM_STREAMS": str(streams),
-                },
+                _CONFIGURATION | {"NUM_STREAMS": str(streams)},
             )
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot load {record.file}: {_first_line(error)}") from error
-        self._outputs = [(port.get_any_name(), port) for port in self._compiled.outputs]
+        self._outputs = [port.get_any_name() for port in self._compiled.outputs]
+        self._single = self._compiled_for_one(core, version_path / record.file)
         self._local = threading.local()
         self.signatures: Mapping[str, Signature] = {
             name: signature_of(name, each) for name, each in manifest.signatures.items()
         }
 
+    def _compiled_for_one(self, core: Any, path: Path) -> Any:
+        """A tiny network again, for a batch of one alone; None for the others.
+
+        A shape that is known and one thread save a quarter of its time, and it costs little memory.
+        """
+        if path.with_suffix(".bin").stat().st_size > MOST_TINY_BYTES:
+            return None
+        network = core.read_model(path)
+        (port,) = network.inputs if len(network.inputs) == 1 else (None,)
+        if (
+            port is None
+            or port.partial_shape.rank.is_dynamic
+            or not port.partial_shape[0].is_dynamic
+        ):
+            return None
+        shape = port.partial_shape
+        shape[0] = 1
+        try:
+            network.reshape(shape)
+            return core.compile_model(
+                network, "CPU", _CONFIGURATION | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+            )
+        except RuntimeError:
+            # A network that fixes its batch inside; the general form serves it.
+            return None
+
     def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Runs one batch; every output of the network comes back, whatever the signature."""
         del signature  # all of them take the same input and choose among the outputs
-        try:
-            request = self._local.request
-        except AttributeError:
-            request = self._local.request = self._compiled.create_infer_request()
+        is_single = self._single is not None and all(len(each) == 1 for each in inputs.values())
+        request = self._request(is_single=is_single)
         try:
             results = request.infer(dict(inputs), share_inputs=True)
         except RuntimeError as error:
@@ -61,12 +87,23 @@ class OpenVINOModel:
             if "shape" in text or "incompatible" in text:
                 raise InvalidRequestError(f"OpenVINO refused the input: {text}") from error
             raise EngineError(f"OpenVINO failed: {text}") from error
-        return {name: results[port] for name, port in self._outputs}
+        return dict(zip(self._outputs, results.values(), strict=True))
+
+    def _request(self, *, is_single: bool) -> Any:
+        """This thread's own request for one of the two forms."""
+        name = "single" if is_single else "any"
+        try:
+            return getattr(self._local, name)
+        except AttributeError:
+            compiled = self._single if is_single else self._compiled
+            request = compiled.create_infer_request()
+            setattr(self._local, name, request)
+            return request
 
     def close(self) -> None:
         """Drops the network; OpenVINO frees it with its last request."""
         self._local = threading.local()
-        self._compiled = None
+        self._compiled = self._single = None
 
 
 def _first_line(error: Exception) -> str:
