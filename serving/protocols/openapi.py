@@ -227,6 +227,30 @@ def _native() -> dict[str, Any]:
         }
         for path in CLASSIFY_PATHS
     }
+    explained = {**_json(_OBJECT), "image/png": {"schema": {"type": "string", "format": "binary"}}}
+    asked = tuple(
+        (name, text, _TEXT)
+        for name, text in (
+            ("method", "How to look; the layers say which methods there are."),
+            ("layer", "Where to look."),
+            ("target", "The class that is explained: its id or label."),
+            ("format", "png for a picture; everything else is an option of the method."),
+        )
+    )
+    looked = {kind: body[kind] for kind in body if kind.startswith("image/")} | _json(_OBJECT)
+    for path in CLASSIFY_PATHS:
+        base = path.removesuffix("/classify")
+        paths[f"{base}/layers"] = {"get": _operation("images", "Layers", f"{base}/layers")}
+        paths[f"{base}/explain"] = {
+            "post": _operation(
+                "images",
+                "Explain an image",
+                f"{base}/explain",
+                body=looked,
+                answer=explained,
+                query=asked,
+            )
+        }
     models = _json(_object({"models": _list(_TEXT)}, ["models"]))
     paths["/api/models"] = {
         "get": _operation("images", "List models", "/api/models", answer=models, errors=())
