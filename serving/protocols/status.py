@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from serving.errors import InvalidRequestError, OverloadedError, ServingError, code_of
+from serving.errors import InvalidRequestError, ServingError, code_of
 from serving.messages import Timings
 from serving.transport import GrpcRequest
 from serving.wire.codes import CODE_NUMBERS
@@ -81,15 +81,12 @@ def text_of(error: Exception, request_id: str) -> str:
 
 
 def facts_of(error: Exception) -> tuple[tuple[str, str], ...]:
-    """What an error says beside its text, as headers or trailers: when to come back, which field."""
-    facts: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, OverloadedError):
-        facts = (("retry-after", str(max(1, round(error.retry_after_s)))),)
+    """What an error says beside its text, as headers or trailers: which field is at fault."""
     if isinstance(error, InvalidRequestError) and error.field.isascii():
         field = error.field[:MOST_FIELD]
         if field.isprintable() and field:
-            facts = (*facts, ("x-error-field", field))
-    return facts
+            return (("x-error-field", field),)
+    return ()
 
 
 MOST_FIELD = 128
