@@ -117,6 +117,24 @@ class KerasProbe:
                 layer.set_weights(self._keras[layer.name].get_weights())
         return KerasProbe(fresh)
 
+    def with_weights(self, weights: Mapping[str, Any]) -> "KerasProbe":
+        """The same network with other weights, by the paths of its variables ("conv1/kernel").
+
+        Raises:
+            ExplainError: a variable has no weights, or of another shape.
+        """
+        fresh = keras.models.clone_model(self.model)
+        for variable in fresh.variables:
+            found = weights.get(variable.path)
+            if found is None or found.shape != tuple(variable.shape):
+                have = "none" if found is None else list(found.shape)
+                raise ExplainError(
+                    f"{variable.path} has the shape {list(variable.shape)}; the weights given for "
+                    f"it: {have}."
+                )
+            variable.assign(found)
+        return KerasProbe(fresh)
+
     def _checked(self, images_nhwc: Floats) -> Floats:
         shape = self.layers[0].output_shape
         if images_nhwc.ndim != 4 or images_nhwc.shape[1:] != shape:

@@ -48,6 +48,18 @@ def published(tmp_path_factory) -> Published:
     return Published(base_path, run, told["model"], accuracy)
 
 
+@pytest.fixture(scope="session")
+def published_xo(tmp_path_factory) -> Published:
+    """The network that tells an X from an O, with snapshots of its training, published."""
+    place = tmp_path_factory.mktemp("published_xo")
+    run, base_path = place / "run", place / "models"
+    snapshots = "checkpoints.snapshots=[1,2,5]"
+    trained = convzoo("train", "xo", "--out", run, "epochs=8", snapshots, "--json")
+    told = json.loads(convzoo("publish", run, "--base-path", base_path, "--json").stdout)
+    accuracy = json.loads(trained.stdout)["metrics"]["accuracy"]["value"]
+    return Published(base_path, run, told["model"], accuracy)
+
+
 @dataclass
 class Server:
     process: subprocess.Popen

@@ -9,17 +9,16 @@ import pytest
 from serving.client import AsyncClient, Client, Explanation, Layers
 from serving.client.errors import InvalidInputError, UnsupportedError
 from tests.e2e.conftest import convzoo, serve
-from tests.serving.explained import draw_xo, publish_xo
 from zoo.explain.units import ACTIVATIONS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow, pytest.mark.openvino]
 
 
 @pytest.fixture(scope="module")
-def place(published, tmp_path_factory):
+def place(published, published_xo, tmp_path_factory):
     made = tmp_path_factory.mktemp("explained")
     shutil.copytree(published.base_path / published.model, made / "models" / published.model)
-    publish_xo(made / "models", made / "run")
+    shutil.copytree(published_xo.base_path / "xo", made / "models" / "xo")
     return made
 
 
@@ -96,18 +95,21 @@ def test_the_server_explains_as_python_does(client, probe, digit, method, more):
         assert np.allclose(found[name], array, atol=1e-4 * scale), name
 
 
-def test_a_units_numbers_add_up(client):
-    image, _ = draw_xo(2)
-    found = client.explain("xo", image[0], method="unit", layer="conv1")
+@pytest.fixture(scope="module")
+def an_x(published_xo):
+    return sorted((published_xo.run / "holdout").glob("*_X.png"))[0]
+
+
+def test_a_units_numbers_add_up(client, an_x):
+    found = client.explain("xo", an_x, method="unit", layer="conv1")
     total = found["products"].sum() * found.facts["scale"] + found.facts["bias"]
     assert total == pytest.approx(found.facts["before"], rel=1e-5)
     after = ACTIVATIONS[found.facts["activation"]](found.facts["before"])
     assert after == pytest.approx(found.facts["value"], rel=1e-5)
 
 
-def test_a_trace_of_xo_has_every_number(client):
-    image, _ = draw_xo(2)
-    found = client.explain("xo", image[0], method="trace")
+def test_a_trace_of_xo_has_every_number(client, an_x):
+    found = client.explain("xo", an_x, method="trace")
     assert found.label == "X"
     assert [step["layer"] for step in found.facts["steps"]] == [
         *("image", "conv1", "conv1_relu", "pool1", "flatten", "logits")
@@ -154,11 +156,10 @@ def test_protocols_without_explanations_say_where_they_are(server, digit):
             client.explain("lenet5_modern", digit, method="input")
 
 
-def test_the_command_line_writes_pictures_arrays_and_a_page(place, tmp_path):
+def test_the_command_line_writes_pictures_arrays_and_a_page(place, an_x, tmp_path):
     version = place / "models" / "xo" / "1"
-    image = sorted((place / "run" / "holdout").glob("*_X.png"))[0]
     told = json.loads(
-        convzoo("explain", version, image, "--method", "trace", "--out", tmp_path, "--json").stdout
+        convzoo("explain", version, an_x, "--method", "trace", "--out", tmp_path, "--json").stdout
     )
     assert told["label"] == "X"
     page = (tmp_path / "trace.html").read_text(encoding="utf-8")
@@ -168,13 +169,15 @@ def test_the_command_line_writes_pictures_arrays_and_a_page(place, tmp_path):
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
     with np.load(tmp_path / "trace.npz") as file:
         assert file["map:conv1"].shape == (7, 7, 3)
-    failed = convzoo("explain", version, image, "--method", "tracing", check=False)
+    failed = convzoo("explain", version, an_x, "--method", "tracing", check=False)
     assert failed.returncode == 2
     assert "Did you mean 'trace'" in failed.stderr
 
 
-def test_the_command_line_looks_over_data_and_checks_sanity(place, tmp_path):
-    run, images = place / "run", place / "run" / "holdout"
+def test_the_command_line_looks_over_data_and_snapshots_and_checks_sanity(
+    published_xo, an_x, tmp_path
+):
+    run, images = published_xo.run, published_xo.run / "holdout"
     told = json.loads(
         convzoo(
             "explain", run, "--method", "top_patches", "--layer", "conv1_relu", "--data", images,
@@ -182,10 +185,16 @@ def test_the_command_line_looks_over_data_and_checks_sanity(place, tmp_path):
         ).stdout
     )  # fmt: skip
     assert [len(patches) for patches in told["maps"].values()] == [9, 9, 9]
-    image = sorted(images.glob("*_X.png"))[0]
     told = json.loads(
         convzoo(
-            "explain", run, image, "--method", "sanity", "--set", "of=saliency",
+            "explain", run, "--method", "evolution", "--layer", "conv1_relu", "--data", images,
+            "--set", "channel=1", "--out", tmp_path / "evolution.png", "--json",
+        ).stdout
+    )  # fmt: skip
+    assert [stage["epoch"] for stage in told["stages"]] == [1, 2, 5]
+    told = json.loads(
+        convzoo(
+            "explain", run, an_x, "--method", "sanity", "--set", "of=saliency",
             "--out", tmp_path / "sanity.png", "--json",
         ).stdout
     )  # fmt: skip

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from tests.e2e.conftest import serve
-from tests.serving.explained import publish_xo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow, pytest.mark.openvino]
 
@@ -32,12 +31,12 @@ RING = [
 
 
 @pytest.fixture(scope="module")
-def server(published, tmp_path_factory):
+def server(published, published_xo, tmp_path_factory):
     """LeNet-5 in two versions, and xo."""
     place = tmp_path_factory.mktemp("playground")
     base_path = place / "models"
     shutil.copytree(published.base_path / published.model, base_path / published.model)
-    publish_xo(base_path, place / "run")
+    shutil.copytree(published_xo.base_path / "xo", base_path / "xo")
     with serve(base_path, place) as running:
         yield running
 

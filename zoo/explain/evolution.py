@@ -26,7 +26,7 @@ def evolution(
     A sudden jump comes from another image taking over.
 
     Args:
-        probes: The network by epoch; a run's kept epochs are read by `zoo.explain.source`.
+        probes: The network by epoch; `KerasProbe.with_weights` makes them of a run's snapshots.
         images_nhwc: Training images, preprocessed.
         layer: A layer with maps.
         channel: Which map.

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.errors import ExplainError, UsageError
 from zoo.explain.deconvnet import Patch, top_patches
-from zoo.explain.evolution import evolution
+from zoo.explain.evolution import PAPER_EPOCHS, evolution
 from zoo.explain.methods import Subject, explain, find
 from zoo.explain.probe import Floats, Probe, require_maps
 from zoo.explain.sanity import weight_randomisation
@@ -207,9 +207,17 @@ def _evolution(
 ) -> tuple[dict[str, Any], "Image"]:
     from zoo.explain import render
 
-    if not source.epochs:
-        raise UsageError(f"{source.name} kept no epochs; a run has them as epochs/<epoch>.keras.")
-    probes: dict[int, Probe] = {epoch: _probe(path) for epoch, path in source.epochs.items()}
+    if not source.snapshots:
+        paper = ",".join(map(str, PAPER_EPOCHS))
+        raise UsageError(
+            f"{source.name} kept no snapshots; a run keeps those its recipe names, e.g. "
+            f"`convzoo train ... checkpoints.snapshots=[{paper}]`."
+        )
+    trained = _probe(source.keras_file)
+    probes: dict[int, Probe] = {}
+    for epoch, path in source.snapshots.items():
+        with np.load(path, allow_pickle=False) as file:
+            probes[epoch] = trained.with_weights({name: file[name] for name in file.files})
     paths = image_paths(data)
     images = np.concatenate(list(_batches(source, paths)))
     channel = int(options.get("channel", 0))

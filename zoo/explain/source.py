@@ -28,7 +28,7 @@ class Source:
         preprocessing: How images become its input.
         arrays: What its fitted steps need.
         labels: The names of its classes.
-        epochs: The `.keras` files of kept epochs, by epoch; a published version has none.
+        snapshots: Weights that a run kept, by epoch; a published version has none.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Source:
     preprocessing: Preprocessing
     arrays: Mapping[str, Floats]
     labels: tuple[str, ...]
-    epochs: Mapping[int, Path]
+    snapshots: Mapping[int, Path]
 
     def subject(self, probe: Probe, image: bytes) -> Subject:
         """The network with one image.
@@ -89,7 +89,7 @@ def _version(path: Path) -> Source:
         preprocessing=manifest.preprocessing,
         arrays=read_preprocessing_arrays(path),
         labels=manifest.labels,
-        epochs={},
+        snapshots={},
     )
 
 
@@ -102,12 +102,16 @@ def _run(path: Path) -> Source:
             arrays = {name: file[name] for name in file.files}
     record = json.loads((path / "recipe.json").read_bytes())
     text = (path / "preprocessing.json").read_bytes()
-    kept = {int(each.stem): each for each in path.glob("epochs/*.keras") if each.stem.isdecimal()}
+    kept = {
+        int(number): each
+        for each in path.glob("snapshots/epoch_*.npz")
+        if (number := each.stem.removeprefix("epoch_")).isdecimal()
+    }
     return Source(
         name=str(path),
         keras_file=path / "model.keras",
         preprocessing=Preprocessing.model_validate_json(text),
         arrays=arrays,
         labels=tuple(record["labels"]),
-        epochs=dict(sorted(kept.items())),
+        snapshots=dict(sorted(kept.items())),
     )

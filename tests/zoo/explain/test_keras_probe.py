@@ -322,6 +322,16 @@ def test_randomising_keeps_the_other_layers(small):
     assert not np.allclose(logits(probe, images), logits(other, images))
 
 
+def test_a_probe_takes_other_weights_by_their_paths(small):
+    probe, images, _ = small
+    doubled = {each.path: np.asarray(each) * 2 for each in probe.model.variables}
+    found = probe.with_weights(doubled).feature_maps(images, ["conv1"])["conv1"]
+    assert np.allclose(found, 2 * probe.feature_maps(images, ["conv1"])["conv1"], atol=1e-5)
+    del doubled["conv1/bias"]
+    with pytest.raises(ExplainError, match=r"conv1/bias has the shape \[5\]"):
+        probe.with_weights(doubled)
+
+
 def test_a_trace_holds_every_number_and_refuses_what_nobody_could_read(small):
     import zoo
     from zoo.keras_probe import KerasProbe
