@@ -46,8 +46,10 @@ export async function explain(target, blob, asked, signal) {
   for (const [name, value] of Object.entries(asked)) {
     if (value !== null && value !== undefined && value !== "") query.set(name, value);
   }
+  // The first gradient starts a process that takes its time on a small machine.
+  const headers = { "content-type": "application/octet-stream", "x-request-timeout-s": "120" };
   const found = await ask(`${place(target)}/explain?${query}`, {
-    method: "POST", body: blob, headers: { "content-type": "application/octet-stream" }, signal,
+    method: "POST", body: blob, headers, signal,
   });
   const arrays = {};
   for (const [name, array] of Object.entries(found.arrays)) arrays[name] = read(array);

@@ -40,15 +40,24 @@ function make(name, attributes = {}, ...children) {
   return made;
 }
 
-function tell(error) {
+// Each part of the page has its own trouble, and only takes back its own.
+const troubles = new Map();
+
+function tell(error, part = "page") {
   if (error.name === "AbortError") return;
   const text = error instanceof api.ServerError
     ? (error.message === "offline" ? state.words.offline : error.message)
     : String(error.message ?? error);
-  if (byId("alert").textContent !== text) byId("alert").textContent = text;
+  say(text, part);
 }
 
-const allRight = () => { if (byId("alert").textContent) byId("alert").textContent = ""; };
+function say(text, part = "page") {
+  if (text) troubles.set(part, text);
+  else troubles.delete(part);
+  const all = [...new Set(troubles.values())].join(" ");
+  if (byId("alert").textContent !== all) byId("alert").textContent = all;
+}
+
 const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const isBgr = () => state.info?.colour === "bgr";
 const name = (target) => (target ? `${target.model} ${target.version}` : "");
@@ -102,6 +111,8 @@ async function choose(target) {
   state.unit = null;
   state.overlay = null;
   state.trace = null;
+  troubles.clear();
+  say("");
   state.view?.stop();
   state.view = null;
   forgetOverlay();
@@ -199,10 +210,11 @@ async function askAnswers() {
         answer(first, await picture(info), "first", from),
         second ? answer(second, await picture(secondInfo), "second", from) : null,
       ]);
-      allRight();
+      say("", "page");
+      say("", "answer");
     }
   } catch (error) {
-    tell(error);
+    tell(error, "answer");
   } finally {
     state.isAsking = false;
     if (state.dirtyFrom !== null && state.info) setTimeout(() => { if (!state.isAsking) askAnswers(); }, 300);
@@ -222,8 +234,9 @@ async function lookInside() {
       else if (!state.isStale) await runOverlay(blob);
       if (state.trace && !state.view?.timer && !state.isStale) await runTrace(blob);
     }
+    say("", "look");
   } catch (error) {
-    tell(error);
+    tell(error, "look");
   } finally {
     state.isLooking = false;
   }
@@ -304,6 +317,8 @@ function showNothing() {
 function buildLayers() {
   const { info, words } = state;
   const total = info.layers.reduce((sum, layer) => sum + size(layer.shape), 0);
+  watcher.disconnect();
+  inView.clear();
   byId("layers").replaceChildren(...info.layers.map((layer) => {
     const body = make("div", { class: layer.shape.length === 3 ? "strip" : "units" });
     const count = layer.shape.at(-1);
@@ -319,16 +334,28 @@ function buildLayers() {
         const found = await api.explain(state.first, await picture(), { method: "feature_maps", layer: layer.name });
         state.maps = { ...state.maps, ...found.arrays };
         showMaps(found.arrays);
-      } catch (error) { tell(error); }
+      } catch (error) { tell(error, "look"); }
     });
     return details;
   }));
+  for (const each of document.querySelectorAll("details.layer")) watcher.observe(each);
 }
+
+// What nobody sees is brought up to date when it comes into view.
+const inView = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const { layer } = target.dataset;
+    if (!isIntersecting) { inView.delete(layer); continue; }
+    inView.add(layer);
+    if (state.maps?.[layer]) showMaps({ [layer]: state.maps[layer] });
+  }
+}, { rootMargin: "100px" });
 
 function showMaps(maps) {
   for (const [layer, array] of Object.entries(maps)) {
     const body = document.querySelector(`details[data-layer="${CSS.escape(layer)}"] > div`);
-    if (!body) continue;
+    if (!body || (body.children.length && !inView.has(layer))) continue;
     if (array.shape.length === 3) showStrip(body, layer, array);
     else showUnits(body, layer, array);
   }
@@ -411,7 +438,8 @@ async function askUnit(blob = null) {
       method: "unit", layer: unit.layer, row, column, channel,
     });
     if (state.unit === unit) showUnit(found);
-  } catch (error) { tell(error); }
+    say("", "unit");
+  } catch (error) { tell(error, "unit"); }
 }
 
 function showUnit(found) {
@@ -524,10 +552,10 @@ async function runOverlay(blob = null) {
     });
     state.overlay = found;
     showOverlay();
-    allRight();
+    say("", "overlay");
   } catch (error) {
     byId("overlay-text").textContent = "";
-    tell(error);
+    tell(error, "overlay");
   } finally {
     clearTimeout(wait);
     byId("run").disabled = false;
@@ -562,13 +590,13 @@ function showOverlay() {
 // --- the trace ----------------------------------------------------------------------------------
 
 async function runTrace(blob = null) {
-  if (pad.isEmpty) { byId("alert").textContent = state.words.empty; return; }
+  if (pad.isEmpty) { say(state.words.empty); return; }
   try {
     const found = await api.explain(state.first, blob ?? await picture(), { method: "trace" });
     state.trace = { ...found.facts, arrays: found.arrays };
     showTrace(state.trace);
-    allRight();
-  } catch (error) { tell(error); }
+    say("", "trace");
+  } catch (error) { tell(error, "trace"); }
 }
 
 function showTrace(trace) {
@@ -586,7 +614,7 @@ async function openCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   } catch (error) {
-    byId("alert").textContent = fill(state.words.noCamera, { why: error.message });
+    say(fill(state.words.noCamera, { why: error.message }));
     return;
   }
   byId("video").srcObject = stream;
@@ -615,9 +643,9 @@ async function take(file) {
   if (!file) return;
   try {
     await pad.open(file);
-    allRight();
+    say("", "page");
   } catch {
-    byId("alert").textContent = state.words.notFound;
+    say(state.words.notFound);
   }
 }
 
@@ -677,7 +705,7 @@ async function begin() {
   speak(asked.get("language") ?? kept.get("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
   try {
     state.targets = await api.served();
-    if (!state.targets.length) { byId("alert").textContent = state.words.noModels; return; }
+    if (!state.targets.length) { say(state.words.noModels); return; }
     const wanted = asked.get("model") ?? kept.get("model");
     state.first = state.targets.find((each) => each.model === wanted) ?? state.targets[0];
     fillTargets();

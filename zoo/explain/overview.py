@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.errors import ExplainError, UsageError
+from zoo.errors import UsageError
 from zoo.explain.deconvnet import Patch, top_patches
 from zoo.explain.evolution import PAPER_EPOCHS, evolution
 from zoo.explain.methods import Subject, explain, find
-from zoo.explain.probe import Floats, Probe, require_maps
-from zoo.explain.sanity import weight_randomisation
+from zoo.explain.probe import (
+    Floats,
+    Probe,
+    chosen_target,
+    logits,
+    one_hot,
+    require_maps,
+    require_relu,
+)
+from zoo.explain.sanity import SanityStep, weight_randomisation
 from zoo.explain.source import Source
 from zoo.preprocess import decode
 from zoo.suggest import unknown
@@ -51,7 +59,10 @@ OVERVIEWS: Mapping[str, Overview] = {
     "top_patches": Overview("Top patches of a data set", "zeiler2014", ("channels", "count")),
     "evolution": Overview("Feature evolution over a run", "zeiler2014", ("channel",)),
     "sanity": Overview(
-        "Weight-randomisation check of a method", "adebayo2018", ("of", "seed"), takes_target=True
+        "Weight-randomisation check of a method",
+        "adebayo2018",
+        ("of", "seed", "images"),
+        takes_target=True,
     ),
 }
 
@@ -75,7 +86,7 @@ def overview(
         if name not in OVERVIEWS[method].options:
             raise UsageError(f"{method}: {unknown('option', name, OVERVIEWS[method].options)}")
     if method == "sanity":
-        return _sanity(source, image, layer, target, options)
+        return _sanity(source, image, data, layer, target, options)
     if data is None:
         raise UsageError(f"{method} looks over images; --data names their folder.")
     if layer is None:
@@ -252,6 +263,7 @@ def _evolution(
 def _sanity(
     source: Source,
     image: Path | None,
+    data: Path | None,
     layer: str | None,
     target: str | None,
     options: Mapping[str, Any],
@@ -262,39 +274,35 @@ def _sanity(
     of = str(options.get("of", "grad_cam"))
     if of not in ATTRIBUTIONS:
         raise UsageError(f"sanity: {unknown('attribution method', of, ATTRIBUTIONS)}")
-    if image is None:
-        raise UsageError("Which image? sanity explains one, again and again.")
-    find(of)
-    trained = source.subject(_probe(source.keras_file), image.read_bytes())
-    first = explain(trained, of, layer=layer, target=class_id(target, source.labels))
-    # The same layer, class and unit all the way: else another question would be asked each time.
-    place: dict[str, Any] = {}
-    if of == "deconvnet":
-        where = first.facts["place"]
-        place = {"channel": where[-1]}
-        if len(where) == 3:
-            place |= {"row": where[0], "column": where[1]}
-
-    def attribution(probe: Probe) -> Floats:
-        subject = Subject(
-            probe, trained.pixels_hwc, trained.image_hwc, trained.input, trained.labels
+    if image is None and data is None:
+        raise UsageError("Which image? sanity explains one, or those of --data, again and again.")
+    paths = [image] if image is not None else image_paths(data)[: int(options.get("images", 16))]  # type: ignore[arg-type]  # one of them is given
+    trained = _probe(source.keras_file)
+    every = [
+        weight_randomisation(
+            trained,
+            attribution_of(
+                of,
+                source.subject(trained, path.read_bytes()),
+                layer,
+                class_id(target, source.labels),
+            ),
+            seed=int(options.get("seed", 0)),
         )
-        found = explain(subject, of, layer=first.layer, target=first.target, options=place)
-        array: Floats = found.arrays[ATTRIBUTIONS[of]]
-        return array
-
-    if np.ptp(first.arrays[ATTRIBUTIONS[of]]) == 0:
-        raise ExplainError(f"{of} says the same of every pixel here; another image may help.")
-    steps = weight_randomisation(
-        trained.probe,  # type: ignore[arg-type]  # a Keras probe, which can be randomised
-        attribution,
-        seed=int(options.get("seed", 0)),
-    )
+        for path in paths
+    ]
+    steps = [
+        SanityStep(
+            each[0].layer,
+            float(np.mean([step.rank for step in each])),
+            float(np.mean([step.signed_rank for step in each])),
+        )
+        for each in zip(*every, strict=True)
+    ]
     plain = {
         "method": "sanity",
         "of": of,
-        "layer": first.layer,
-        "target": first.target,
+        "images": len(paths),
         "steps": [
             {"layer": each.layer, "rank": each.rank, "signed_rank": each.signed_rank}
             for each in steps
@@ -307,3 +315,33 @@ def _sanity(
     chart = render.curve(list(range(len(steps) + 1)), lines)
     note = "randomised, one after the other: " + ", ".join(each.layer for each in steps)
     return plain, render.page(f"{of} against random weights", [("", chart)], note[:160])
+
+
+def attribution_of(
+    method: str, trained: Subject, layer: str | None, target: int | None
+) -> Callable[[Probe], Floats]:
+    """A function from a probe to a method's attribution for one image.
+
+    The class and the layer are those of the trained network all the way: else another question
+    would be asked each time. The deconvnet starts at the class score, with 1: a unit inside may be
+    silent in a network of random weights.
+    """
+    images = trained.image_hwc[None]
+    class_ = chosen_target(trained.probe, images, target)
+    takes_layer = find(method).takes_layer and method != "deconvnet"
+
+    def attribution(probe: Probe) -> Floats:
+        if method == "deconvnet":
+            require_relu(probe, probe.output, "The deconvnet")
+            classes = logits(probe, images).shape[-1]
+            seed = one_hot(1, classes, class_)
+            projected: Floats = probe.pull_back(images, probe.output, seed, rule="deconvnet")[0]
+            return projected
+        subject = Subject(
+            probe, trained.pixels_hwc, trained.image_hwc, trained.input, trained.labels
+        )
+        found = explain(subject, method, layer=layer if takes_layer else None, target=class_)
+        array: Floats = found.arrays[ATTRIBUTIONS[method]]
+        return array
+
+    return attribution
