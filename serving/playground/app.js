@@ -148,6 +148,7 @@ async function chooseSecond(value) {
   if (!target) return;
   state.secondInfo = await api.layers(target);
   state.second = target;
+  byId("second").value = value;
   if (!pad.isEmpty) changed(performance.now());
 }
 

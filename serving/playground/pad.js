@@ -148,7 +148,7 @@ export class Pad {
   // The picture to send: as the network needs it in size, centred when that is asked for.
   async picture({ size = null, isCentred = false } = {}) {
     if (this.file && !size && !isCentred) return this.file;
-    const isByCells = !size && this.cells && !this.file;
+    const isByCells = this.cells && !this.file && (!size || String(size) === String(this.cells));
     size ??= isByCells ? this.cells : null;
     const [height, width] = size ?? [SIZE, SIZE];
     const made = document.createElement("canvas");
