@@ -1,5 +1,9 @@
 """The Keras probe against JAX, against a deconvnet written out by hand, and on every kind of network."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -20,7 +24,7 @@ from zoo.explain.inversion import inversion
 from zoo.explain.keras_file import KerasFile
 from zoo.explain.methods import METHODS, Subject, explain
 from zoo.explain.probe import activation_of, ancestors, last_maps, logits
-from zoo.explain.remote import RemoteProbe
+from zoo.explain.remote import RemoteProbe, WorkerError
 from zoo.explain.saliency import class_model, saliency
 from zoo.explain.sanity import weight_randomisation
 from zoo.explain.trace import trace
@@ -383,3 +387,67 @@ def test_a_probe_in_another_process_gives_the_same(small, tmp_path):
             remote.weights("conv9")
     finally:
         remote.close()
+
+
+def test_a_worker_that_died_is_started_again(small, tmp_path):
+    probe, images, _ = small
+    probe.model.save(tmp_path / "model.keras")
+    remote = RemoteProbe(tmp_path / "model.keras", probe.layers, probe.output)
+    try:
+        remote.weights("conv1")
+        remote._process.kill()
+        remote._process.wait()
+        with pytest.raises(WorkerError, match="starts another"):
+            remote.weights("conv1")
+        assert remote.feature_maps(images, ["logits"])["logits"].shape == (2, 4)
+    finally:
+        remote.close()
+    assert remote._process is None
+
+
+def test_a_file_that_is_no_network_is_refused_by_the_worker(small, tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"nothing")
+    remote = RemoteProbe(tmp_path / "model.keras", small[0].layers, "logits")
+    with pytest.raises(ExplainError, match=r"Keras cannot read model\.keras"):
+        remote.weights("conv1")
+    remote.close()
+    with pytest.raises(ExplainError, match=r"model\.keras is no Keras file"):
+        KerasFile(tmp_path / "model.keras")
+
+
+ON_JAX = """
+import sys
+import numpy as np
+from pathlib import Path
+from zoo.keras_probe import load_probe
+from zoo.explain.deconvnet import deconvnet
+from zoo.explain.guided import guided_backpropagation
+from zoo.explain.saliency import saliency
+folder = Path(sys.argv[1])
+probe, images = load_probe(folder / "model.keras"), np.load(folder / "images.npy")
+import keras
+assert keras.backend.backend() == "jax"
+np.savez(
+    folder / "found.npz",
+    saliency=saliency(probe, images, 2),
+    guided=guided_backpropagation(probe, images, 2),
+    deconvnet=deconvnet(probe, images[0], "relu2", channel=3).image_hwc,
+)
+"""
+
+
+@pytest.mark.jax
+def test_the_jax_backend_explains_the_same(small, tmp_path):
+    probe, images, _ = small
+    probe.model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run(
+        [sys.executable, "-c", ON_JAX, str(tmp_path)],
+        check=True,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+    )
+    with np.load(tmp_path / "found.npz") as found:
+        assert np.allclose(found["saliency"], saliency(probe, images, 2), atol=1e-5)
+        assert np.allclose(found["guided"], guided_backpropagation(probe, images, 2), atol=1e-5)
+        here = deconvnet(probe, images[0], "relu2", channel=3).image_hwc
+        assert np.allclose(found["deconvnet"], here, atol=1e-5)
