@@ -26,6 +26,7 @@ from zoo.explain.probe import (
     ancestors,
     layers_from_config,
     require_layer,
+    rows_at_once,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class KerasProbe:
             )
             for layer in layers
         )
+        self._rows = rows_at_once(self.layers)
         # A rule stands in for a layer's activation while it runs, so one call runs at a time.
         self._lock = threading.RLock()
 
@@ -63,9 +65,13 @@ class KerasProbe:
         """The outputs of some layers, [N, ...] each."""
         for name in layers:
             require_layer(self, name)
+        images = self._checked(images_nhwc)
+        parts: list[dict[str, Floats]] = []
         with self._lock:
-            found = self._forward(_tensor(self._checked(images_nhwc)), layers, "relu")
-            return {name: _array(found[name]) for name in layers}
+            for start in range(0, len(images), self._rows):
+                found = self._forward(_tensor(images[start : start + self._rows]), layers, "relu")
+                parts.append({name: _array(found[name]) for name in layers})
+        return {name: np.concatenate([part[name] for part in parts]) for name in layers}
 
     def pull_back(
         self,
@@ -82,15 +88,25 @@ class KerasProbe:
         require_layer(self, end)
         if end not in reached:
             raise ExplainError(f"{layer!r} does not depend on {end!r}; nothing comes back to it.")
-        image = _tensor(self._checked(images_nhwc))
+        images, signal = self._checked(images_nhwc), np.asarray(seed, np.float32)
+        parts = []
+        with self._lock:
+            for start in range(0, len(images), self._rows):
+                rows = slice(start, start + self._rows)
+                parts.append(self._pulled(images[rows], layer, signal[rows], end, rule))
+        return np.concatenate(parts)
+
+    def _pulled(
+        self, images_nhwc: Floats, layer: str, seed: Floats, end: str, rule: Rule
+    ) -> Floats:
+        image = _tensor(images_nhwc)
         shape = (len(images_nhwc), *require_layer(self, end).output_shape)
 
         def outputs(shift: Any) -> Any:
             return self._forward(image, [layer], rule, shifts={end: shift})[layer]
 
-        with self._lock:
-            # The gradient by a shift of zero is the gradient by what is shifted.
-            return _pull(outputs, np.zeros(shape, np.float32), np.asarray(seed, np.float32))
+        # The gradient by a shift of zero is the gradient by what is shifted.
+        return _pull(outputs, np.zeros(shape, np.float32), seed)
 
     def weights(self, layer: str) -> Mapping[str, Floats]:
         """A layer's weights by their Keras names."""
@@ -137,7 +153,7 @@ class KerasProbe:
 
     def _checked(self, images_nhwc: Floats) -> Floats:
         shape = self.layers[0].output_shape
-        if images_nhwc.ndim != 4 or images_nhwc.shape[1:] != shape:
+        if images_nhwc.ndim != 4 or images_nhwc.shape[1:] != shape or not len(images_nhwc):
             raise ExplainError(
                 f"The network takes images [N, {', '.join(map(str, shape))}]; "
                 f"found {list(images_nhwc.shape)}."

@@ -11,7 +11,7 @@ import openvino as ov
 from serving.errors import LoadError
 from zoo.errors import ExplainError
 from zoo.explain.keras_file import KerasFile
-from zoo.explain.probe import Floats, Layer, Rule, require_layer
+from zoo.explain.probe import Floats, Layer, Rule, require_layer, rows_at_once
 
 PREFIX, CHANNELS_FIRST = "layer/", "/nchw"
 
@@ -51,6 +51,7 @@ class OpenVINOProbe:
         self._names = names
         self._ports = {name: port for port in self._compiled.outputs for name in port.get_names()}
         self.layers = tuple(self._with_shape(layer) for layer in keras_file.layers)
+        self._rows = rows_at_once(self.layers)
         self._lock = threading.Lock()
         self._request: Any = self._compiled.create_infer_request()
 
@@ -74,18 +75,27 @@ class OpenVINOProbe:
                     f"{', '.join(each.name for each in self.layers if each.name in self._names)}."
                 )
         shape = self.layers[0].output_shape
-        if images_nhwc.shape[1:] != shape:
+        if images_nhwc.shape[1:] != shape or not len(images_nhwc):
             raise ExplainError(
                 f"The network takes images [N, {', '.join(map(str, shape))}]; "
                 f"found {list(images_nhwc.shape)}."
             )
         image = np.ascontiguousarray(images_nhwc, np.float32)
+        parts = []
         with self._lock:
-            results = self._request.infer({"image": image}, share_inputs=True)
-            return {
-                name: image if name == self.layers[0].name else self._array(results, name)
-                for name in layers
-            }
+            # Every layer is an output here, so a batch is cut to what memory may hold.
+            for start in range(0, len(image), self._rows):
+                rows = image[start : start + self._rows]
+                results = self._request.infer({"image": rows}, share_inputs=True)
+                parts.append(
+                    {
+                        name: rows if name == self.layers[0].name else self._array(results, name)
+                        for name in layers
+                    }
+                )
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in layers}
 
     def _array(self, results: Any, name: str) -> Floats:
         tensor = self._names[name]

@@ -194,6 +194,16 @@ def ancestors(layers: Sequence[Layer], name: str) -> tuple[Layer, ...]:
     return tuple(layer for layer in layers if layer.name in found)
 
 
+# What all layers together may hold while a batch runs: VGG-16 has 15 million values an image.
+MOST_VALUES_AT_ONCE = 32_000_000
+
+
+def rows_at_once(layers: Sequence[Layer]) -> int:
+    """How many images may run together when every layer's output is kept."""
+    values = sum(math.prod(layer.output_shape) for layer in layers)
+    return max(1, MOST_VALUES_AT_ONCE // max(1, values))
+
+
 def activation_of(layer: Layer) -> str:
     """The name of a layer's activation; "linear" when it has none."""
     if layer.kind in ("ReLU", "LeakyReLU"):

@@ -41,7 +41,6 @@ NETWORKS = {
     "xo": {},
     "alexnet": {"input_shape": (67, 67, 3), "num_classes": 7},
     "alexnet_cifar": {},
-    "zfnet": {"input_shape": (64, 64, 3), "num_classes": 7},
     "vgg11_lrn": {"input_shape": (32, 32, 3), "num_classes": 7},
     "googlenet": {"input_shape": (64, 64, 3), "num_classes": 7},
     "resnet20": {},
@@ -164,6 +163,15 @@ def small():
     probe = KerasProbe(model)
     images = np.random.default_rng(2).normal(size=(2, 12, 12, 2)).astype(np.float32)
     return probe, images, weights_of(probe)
+
+
+def test_a_batch_that_would_not_fit_runs_in_parts(small, monkeypatch):
+    probe, images, _ = small
+    seed = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    whole = probe.feature_maps(images, ["relu2"])["relu2"], probe.pull_back(images, "logits", seed)
+    monkeypatch.setattr(probe, "_rows", 1)
+    parts = probe.feature_maps(images, ["relu2"])["relu2"], probe.pull_back(images, "logits", seed)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(whole, parts, strict=True))
 
 
 def test_saliency_is_jaxs_gradient(small):

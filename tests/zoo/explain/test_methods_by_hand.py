@@ -15,7 +15,7 @@ from zoo.explain.invariance import invariance, move
 from zoo.explain.maps import feature_maps, filters
 from zoo.explain.methods import METHODS, Subject, explain, methods_of
 from zoo.explain.occlusion import occlusion
-from zoo.explain.probe import softmax
+from zoo.explain.probe import Layer, rows_at_once, softmax
 from zoo.explain.resize import resize_bilinear
 from zoo.explain.saliency import class_model, saliency
 from zoo.explain.sanity import rank_correlation, weight_randomisation
@@ -308,3 +308,9 @@ def test_a_layer_names_the_methods_that_can_look_at_it(probe):
     assert "deconvnet" in methods_of(probe, probe.layers[1])
     assert "grad_cam" not in methods_of(probe, probe.layers[2])
     assert methods_of(probe, probe.layers[0]) == ("feature_maps",)
+
+
+def test_batches_are_cut_to_what_memory_may_hold(probe):
+    assert rows_at_once(probe.layers) == 32_000_000 // (3 * SIZE * SIZE + 2)
+    large = Layer(name="conv", kind="Conv2D", parents=(), output_shape=(9000, 9000, 64))
+    assert rows_at_once([large]) == 1
