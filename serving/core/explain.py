@@ -50,6 +50,7 @@ from zoo.preprocess import ImageLimits, Pad, Pixels, Preprocessing, decode
 
 T = TypeVar("T")
 
+FULL_PRECISION = "fp32.xml"
 OPENVINO_PROBE = "serving.engines.openvino_probe:OpenVINOProbe"
 
 # Explanations cost many times what a prediction costs: few may wait.
@@ -330,7 +331,8 @@ class Explainer:
         module, name = OPENVINO_PROBE.split(":")
         try:
             kind: Any = getattr(import_module(module), name)
-            self._maps = kind(self._path / record.file, KerasFile(self._path / KERAS_MODEL))
+            network = _full_precision(self._path / record.file)
+            self._maps = kind(network, KerasFile(self._path / KERAS_MODEL))
         except LoadError as error:
             raise UnsupportedError(str(error)) from error
         except ModuleNotFoundError as error:
@@ -363,6 +365,15 @@ class Explainer:
         for executor in self._executors.values():
             executor.shutdown(wait=True, cancel_futures=True)
         self._maps = None
+
+
+def _full_precision(network: Path) -> Path:
+    """The fp32 form beside an eight-bit one.
+
+    A unit is its patch times the weights of the Keras file: rounded to eight bits it is not.
+    """
+    beside = network.with_name(FULL_PRECISION)
+    return beside if beside.is_file() else network
 
 
 def _image_size(preprocessing: Preprocessing) -> tuple[int, int] | None:

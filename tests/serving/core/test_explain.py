@@ -187,3 +187,10 @@ async def test_a_saved_model_from_elsewhere_cannot_be_looked_into(tmp_path, imag
 def test_the_size_that_images_must_have_is_told_where_nothing_resizes_them():
     assert explains._image_size(preprocessing(Pad(top=2, bottom=1, left=3, right=0))) == (5, 5)
     assert explains._image_size(preprocessing(Resize(height=8, width=8))) is None
+
+
+def test_an_eight_bit_version_is_explained_by_its_full_precision(tmp_path):
+    (tmp_path / "int8.xml").touch()
+    assert explains._full_precision(tmp_path / "int8.xml") == tmp_path / "int8.xml"
+    (tmp_path / "fp32.xml").touch()
+    assert explains._full_precision(tmp_path / "int8.xml") == tmp_path / "fp32.xml"
