@@ -99,6 +99,8 @@ def test_from_data_to_production_and_back(place):
     assert int(suite.get("tests")) == len(suite.findall("testcase")) >= 3
     assert "lenet5_modern version 1: pass" in (place / "summary.md").read_text()
 
+    check_card(place / "models/lenet5_modern/1")
+
     # The second changes nothing.
     before = sorted(path for path in place.rglob("*") if "models" in path.parts)
     second = run(place)
@@ -224,8 +226,8 @@ def test_a_faulty_pipeline_file_names_its_fault(tmp_path):
     assert "nothing" in convzoo(tmp_path, "pipeline", "run", "p.yaml", "--dry-run", code=2).stderr
 
 
-def test_a_published_version_has_a_model_card_and_reports(place):
-    version = place / "models/lenet5_modern/1"
+def check_card(version):
+    """A published version has a model card that hubs can read, and its reports."""
     card = (version / "assets.extra/convzoo/README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     manifest = json.loads((version / MANIFEST).read_bytes())

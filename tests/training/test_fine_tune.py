@@ -44,9 +44,9 @@ def test_fine_tuning_beats_training_from_scratch_with_few_images(tmp_path):
         recipe = recipes.read("mnist_lenet5_modern", overrides, folder, init_from)
         return train_recipe(recipe, Run(tmp_path / name)).metrics["accuracy"].value
 
-    measured("low", [f"data.classes={LOW}", "epochs=2"])
+    measured("low", [f"data.classes={LOW}", "data.per_class=1500", "epochs=6"])
     few = [
-        *(f"data.classes={HIGH}", "data.per_class=20", "epochs=40", "batch_size=20"),
+        *(f"data.classes={HIGH}", "data.per_class=20", "epochs=30", "batch_size=20"),
         "optimizer.learning_rate=0.002",
     ]
     margins = []
