@@ -1,7 +1,7 @@
 """What the client costs: beside the bare transport under it, and beside tritonclient.
 
     make witness                        # tritonclient, in an environment of its own
-    .venv/bin/python benchmarks/client.py
+    .venv/bin/python -m benchmarks.client
 
 One `convzoo serve` on this machine answers everybody: a tiny network on 28x28 pixels, so that
 nearly all of a call is its way there and back. Each contender is a process of its own, which calls
