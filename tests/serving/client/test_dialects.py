@@ -19,7 +19,10 @@ from serving.client.errors import (
     UnsupportedError,
     UsageError,
 )
+from serving.client.testing import FakeServer
+from serving.errors import InvalidRequestError
 from serving.messages import PredictCall, Target
+from serving.wire import oip_json, oip_proto
 from tests.serving.published import logits_of, softmax
 
 IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
@@ -238,3 +241,80 @@ def test_a_tensor_is_not_copied_on_its_way_to_the_connection():
     dialect("native", is_grpc=True).predict(call, None)
     assert tracemalloc.get_traced_memory()[1] < 1.1 * image.nbytes
     tracemalloc.stop()
+
+
+def infer_response(array, request_id="r1", version="1", name="y"):
+    made = oip_proto.message("inference.ModelInferResponse")(
+        model_name="m", model_version=version, id=request_id, raw_output_contents=[array.tobytes()]
+    )
+    made.outputs.add(name=name, datatype="FP32", shape=array.shape)
+    return made.SerializeToString()
+
+
+def test_a_tensor_is_not_copied_on_its_way_back():
+    array = np.arange(1 << 18, dtype=np.float32).reshape(4, -1)
+    body = infer_response(array)
+    found = oip_proto.decode_infer_reply(body).outputs["y"]
+    assert np.shares_memory(found, np.frombuffer(body, np.uint8))
+    np.testing.assert_array_equal(found, array)
+    head = json.dumps(
+        {
+            "model_name": "m",
+            "outputs": [
+                {
+                    "name": "y",
+                    "datatype": "FP32",
+                    "shape": array.shape,
+                    "parameters": {"binary_data_size": array.nbytes},
+                }
+            ],
+        }
+    ).encode()
+    whole = memoryview(bytearray(head + array.tobytes()))
+    found = oip_json.decode_infer_reply(whole, str(len(head))).outputs["y"]
+    assert np.shares_memory(found, np.frombuffer(whole, np.uint8))
+
+
+def test_answers_to_the_same_question_are_read_as_if_each_were_the_first():
+    """What is like the answer before is taken from its place; what is not is read anew."""
+    reader = oip_proto.InferReplyReader()
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    answers = [
+        infer_response(rows),
+        infer_response(rows * 2, request_id="r2"),
+        infer_response(rows, request_id="r3", version="2"),
+        infer_response(rows, request_id="longer", version="2"),
+        infer_response(rows, request_id="", name="z"),
+        infer_response(rows[:1], request_id="", name="z"),
+        infer_response(rows, request_id="m", name="m"),  # the id stands elsewhere too
+        infer_response(rows * 3, request_id="m", name="m"),
+    ]
+    for body in [*answers, *reversed(answers)]:
+        expected = oip_proto.decode_infer_reply(body)
+        found = reader.again(body) or reader.read(body)
+        assert (found.model, found.version, found.request_id) == (
+            expected.model,
+            expected.version,
+            expected.request_id,
+        )
+        assert found.outputs.keys() == expected.outputs.keys()
+        for name, array in expected.outputs.items():
+            np.testing.assert_array_equal(found.outputs[name], array)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40, 1 << 19])
+def test_a_large_message_that_is_cut_says_so(cut):
+    body = infer_response(np.zeros(1 << 18, np.float32))[:-cut]
+    with pytest.raises(InvalidRequestError, match=r"ends too early|no end"):
+        oip_proto.decode_infer_reply(body)
+
+
+def test_a_model_that_changed_what_it_takes_is_asked_anew():
+    server = FakeServer()
+    narrow, wide = {"x": ("float32", (None, 2))}, {"x": ("float32", (None, 3))}
+    server.add("m", lambda x: x.sum(1), inputs=narrow)
+    with server.client() as client:
+        for _ in range(2):
+            assert client.predict("m", np.ones((1, 2), np.float32)).array.tolist() == [2]
+        server.add("m", lambda x: x.sum(1), inputs=wide)
+        assert client.predict("m", np.ones((1, 3), np.float32)).array.tolist() == [3]
