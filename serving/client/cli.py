@@ -109,12 +109,13 @@ def predict(
             if outcome.error is None:
                 answers[name] = outcome.unwrap()
                 continue
-            click.echo(f"error: {name}: {outcome.error}", err=True)
-            failure = failure or outcome.error
             if not isinstance(outcome.error, InvalidInputError):
                 # A server that is gone is gone for the rest as well.
                 failure = outcome.error
+                click.echo(f"error: {failure}", err=True)
                 break
+            click.echo(f"error: {name}: {outcome.error}", err=True)
+            failure = failure or outcome.error
     if as_json and (answers or failure is None):
         documents = [{"image": name, **answer.to_dict()} for name, answer in answers.items()]
         click.echo(json.dumps(documents))
