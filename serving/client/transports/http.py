@@ -258,7 +258,7 @@ class _Connection:
             self._read(answer, deadline)
 
     def _send(self, pieces: list[memoryview], deadline: Deadline) -> None:
-        if isinstance(self._socket, ssl.SSLSocket):
+        if isinstance(self._socket, ssl.SSLSocket) or not hasattr(self._socket, "sendmsg"):
             for piece in _joined(pieces):
                 self._limit(deadline.require_s("sending"))
                 self._socket.sendall(piece)
