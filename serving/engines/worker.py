@@ -103,7 +103,7 @@ class WorkerModel:
         except (EOFError, OSError) as error:
             code = self._stop()
             raise LoadError(
-                f"The worker for {self._engine} did not start (exit code {code}); is "
+                f"The {self._engine} worker did not start (exit code {code}); is "
                 f"convzoo[{EXTRAS[self._engine]}] installed?"
             ) from error
         if kind == FAILURE:
@@ -131,7 +131,7 @@ class WorkerModel:
             except (EOFError, OSError) as error:
                 code = self._stop()
                 raise EngineError(
-                    f"The worker for {self._engine} died (exit code {code}); the next request "
+                    f"The {self._engine} worker died (exit code {code}); the next request "
                     "starts another."
                 ) from error
         if kind == FAILURE:
