@@ -373,7 +373,7 @@ class AsyncClient:
         return await self._run(self._core.models(timeout_s))
 
     async def load(self, model: str, *, timeout_s: float | None = None) -> None:
-        """Loads a model from the server's repository, where it may be told to: Triton, MLServer.
+        """Loads a model from the server's repository, where the server takes such orders.
 
         Raises:
             UnsupportedError: the server loads what is published, and takes no orders.

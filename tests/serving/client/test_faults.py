@@ -178,3 +178,16 @@ def test_threads_that_share_a_client_each_get_their_own_answer():
         finally:
             listening.shutdown()
     assert [each.versions[0].version for each in found] == list(range(1, 400))
+
+
+@pytest.mark.openvino
+@KINDS
+def test_our_server_unloads_and_loads_when_it_is_told(base_path, tmp_path, kind):
+    with serve(base_path, tmp_path) as server, Client(url_of(server, kind)) as client:
+        assert client.predict("tiny", IMAGE).version == 1
+        client.unload("tiny")
+        with pytest.raises(ClientError):
+            client.predict("tiny", IMAGE, timeout_s=2)
+        client.load("tiny")
+        client.wait_until_ready("tiny", timeout_s=10)
+        assert client.predict("tiny", IMAGE).version == 1
