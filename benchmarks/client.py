@@ -121,7 +121,8 @@ class Worker:
     def __init__(self, contender: str, form: str, address: str) -> None:
         python = str(WITNESS) if contender == "tritonclient" else sys.executable
         self._process = subprocess.Popen(
-            [python, __file__, "--work", contender, form, address],
+            # As a module: beside this file others bear the packages' names.
+            [python, "-m", "benchmarks.client", "--work", contender, form, address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
