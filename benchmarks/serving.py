@@ -567,7 +567,7 @@ def main() -> None:
             parser.error(f"{program} is not installed (packages wrk and nghttp2-client).")
     names = given.models.split(",")
     subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/untrained.py"), str(given.base_path), *names],
+        [sys.executable, "-m", "benchmarks.untrained", str(given.base_path), *names],
         check=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},

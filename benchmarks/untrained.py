@@ -1,6 +1,6 @@
 """Publishes networks with fresh weights: as fast as trained ones, and there in minutes.
 
-python benchmarks/untrained.py BASE_PATH lenet5_modern alexnet googlenet
+python -m benchmarks.untrained BASE_PATH lenet5_modern alexnet googlenet
 """
 
 import shutil
@@ -16,10 +16,10 @@ from training.publish import (
     OPENVINO_FP32,
     OUTPUTS,
     SIGNATURES,
-    difference,
     export,
     outputs_of,
 )
+from training.verify import difference
 from zoo.artifact import (
     Architecture,
     EngineRecord,
