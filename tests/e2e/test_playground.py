@@ -47,7 +47,15 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here; Debian's is `apt-get install chromium`")
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                # A moving picture of the browser's own stands for the camera; a context must still
+                # be allowed to use it.
+                "--use-fake-device-for-media-stream",
+            ],
+        )
         yield running
         running.close()
 
@@ -140,6 +148,32 @@ def test_a_click_on_a_map_shows_the_units_patch_weights_and_arithmetic(page, ser
     page.locator("#unit-channel").blur()
     page.wait_for_timeout(200)
     assert page.locator("#unit-channel").input_value() == "7"
+
+
+def test_a_photograph_of_the_camera_is_classified(page, server):
+    page.context.grant_permissions(["camera"], origin=server.url)
+    open_page(page, server)
+    page.click("#camera")
+    page.wait_for_selector("#shoot", state="visible")
+    page.wait_for_function("document.getElementById('video').videoWidth > 0")
+    page.click("#shoot")
+    page.wait_for_selector("#pad", state="visible")
+    page.wait_for_selector("#answer-first[data-label]")
+    shades = page.evaluate(
+        """() => { const c = document.getElementById("pad");
+        const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+        return new Set(d.filter((_, i) => i % 4 === 1)).size; }"""
+    )
+    assert shades > 10
+    # The camera is off again.
+    assert page.evaluate("document.getElementById('video').srcObject.active") is False
+
+
+def test_a_camera_that_is_not_allowed_is_explained(page, server):
+    open_page(page, server)
+    page.click("#camera")
+    wait_for_text(page, "body", "The camera cannot be used")
+    assert page.locator("#pad").is_visible()
 
 
 def test_grad_cam_is_laid_over_the_image(page, server):
