@@ -6,7 +6,7 @@ layers left in floating point, until it is good enough or nothing is gained.
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,15 +142,13 @@ def damage(core: Any, fp32: Path, calibration: Floats) -> dict[str, float]:
         for each in core.read_model(fp32).get_ordered_ops()
         if each.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
     ]
-    ratios: Mapping[str, float] = {}
     found = {}
     for name in names:
         others = tuple(each for each in names if each != name)
         logits = run(_quantized(core.read_model(fp32), some, others), some)["logits"]
         noise = float(np.square(logits - reference).sum())
         found[name] = 10 * float(np.log10(np.square(reference).sum() / max(noise, 1e-20)))
-    ratios = dict(sorted(found.items(), key=lambda each: each[1]))
-    return dict(ratios)
+    return dict(sorted(found.items(), key=lambda each: each[1]))
 
 
 def _quantized(model: Any, calibration: Floats, in_float: tuple[str, ...]) -> Any:
