@@ -5,12 +5,14 @@
     python benchmarks/training.py --all                 # every one of them; hours on two cores
 
 Both take turns in one process, after a warm-up that compiles; the median of the rounds is reported,
-and the ratio of the two. Above 1 the loop is faster.
+and the ratio of the two. Above 1 the loop is faster. Each network has a process of its own, so that
+none is measured beside what another has left in memory.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -35,32 +37,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", help=f"default: {' '.join(SMALL)}")
     parser.add_argument("--all", action="store_true", help="every network of the catalog")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, help="by the network's size")
     parser.add_argument("--steps", type=int, help="steps a round; by the network's size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    names = zoo.list_models() if arguments.all else arguments.networks or SMALL
-    import_tensorflow()
-    rows = []
-    for name in names:
-        row = measure(name, arguments.batch_size, arguments.steps, arguments.rounds)
-        rows.append(row)
-        if not arguments.json:
+    names = zoo.list_models() if arguments.all else arguments.networks or list(SMALL)
+    given = (arguments.batch_size, arguments.steps, arguments.rounds)
+    if len(names) == 1:
+        import_tensorflow()
+        rows = [measure(names[0], *given)]
+    else:
+        rows = []
+        sys.stdout.write("| network | images a step | Keras fit, steps/s | convzoo | ratio |\n")
+        sys.stdout.write("|---|---|---|---|---|\n")
+        for name in sorted(names, key=lambda each: zoo.describe(each).macs):
+            row = measured_apart(name, *given)
+            rows.append(row)
             sys.stdout.write(
-                f"{row['network']:<22} keras fit {row['keras']:8.2f} steps/s   "
-                f"convzoo {row['convzoo']:8.2f} steps/s   ratio {row['ratio']:.2f}\n"
+                f"| `{name}` | {row['batch_size']} | {row['keras']:.3g} | {row['convzoo']:.3g} "
+                f"| {row['ratio']:.2f} |\n"
             )
             sys.stdout.flush()
-    if arguments.json:
+    if arguments.json or len(names) == 1:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
 
 
-def measure(name: str, batch_size: int, steps: int | None, rounds: int) -> dict[str, Any]:
+def measured_apart(
+    name: str, batch_size: int | None, steps: int | None, rounds: int
+) -> dict[str, Any]:
+    """The same in a process of its own."""
+    options = [f"--rounds={rounds}"]
+    options += [f"--batch-size={batch_size}"] if batch_size else []
+    options += [f"--steps={steps}"] if steps else []
+    done = subprocess.run(
+        [sys.executable, __file__, name, *options, "--json"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    row: dict[str, Any] = json.loads(done.stdout)[0]
+    return row
+
+
+def measure(name: str, batch_size: int | None, steps: int | None, rounds: int) -> dict[str, Any]:
     """Median steps a second of both, and their ratio by round."""
     macs = zoo.describe(name).macs
+    batch_size = batch_size or (32 if macs < 3e8 else 8 if macs < 3e9 else 4)
     # Enough that what an epoch costs once, in either, does not decide.
-    steps = steps or (300 if macs < 1e7 else 60 if macs < 3e8 else 10)
+    steps = steps or (300 if macs < 1e7 else 60 if macs < 3e8 else 10 if macs < 3e9 else 5)
     rng = np.random.default_rng(1)
     shape = zoo.describe(name).input.shape
     classes = zoo.describe(name).num_classes

@@ -6,7 +6,8 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from serving.core.service import Service
 from serving.core.sources import BasePath, Configured, Source
 from serving.errors import ConfigError, ServingError
 from serving.limits import LIMITS
-from serving.listeners.grpcio import GrpcioListener
+from serving.listeners.grpc import GrpcListener
 from serving.listeners.uvicorn import UvicornListener
 from serving.messages import ModelSettings, VersionOptions
 from serving.metrics import Metrics
@@ -47,8 +48,16 @@ def serve(settings: Settings) -> None:
             rest = stack.enter_context(
                 contextlib.closing(bind(settings.host, settings.rest_port, "--rest-port"))
             )
+        grpc = [stack.enter_context(contextlib.closing(each)) for each in _grpc_sockets(settings)]
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        runner.run(_serve(settings, source, rest))
+        runner.run(_serve(settings, source, rest, grpc))
+
+
+def _grpc_sockets(settings: Settings) -> Iterator[socket.socket]:
+    if settings.grpc_port is not None:
+        yield bind(settings.host, settings.grpc_port, "--grpc-port")
+    if settings.grpc_socket is not None:
+        yield bind_unix(settings.grpc_socket)
 
 
 def source_of(settings: Settings) -> Source:
@@ -104,7 +113,34 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     return bound
 
 
-async def _serve(settings: Settings, source: Source, rest: socket.socket | None) -> None:
+def bind_unix(path: Path) -> socket.socket:
+    """A bound socket of the file system; one at which nobody listens any more makes room.
+
+    Raises:
+        ConfigError: somebody listens there, or there can be no socket.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            # A server that was killed leaves its own behind.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+                try:
+                    asking.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"{path} cannot be a socket for gRPC: {error.strerror}.") from error
+    return bound
+
+
+async def _serve(
+    settings: Settings,
+    source: Source,
+    rest: socket.socket | None,
+    grpc_sockets: Sequence[socket.socket],
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -126,8 +162,7 @@ async def _serve(settings: Settings, source: Source, rest: socket.socket | None)
     tracer = OpenTelemetryTracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
     observer = Observer(metrics, logged=settings.logged, tracer=tracer)
     http = _http(settings, service, administration, observer, rest)
-    # Bound before anything is loaded, so that a port in use is told at once.
-    grpc = _grpc(settings, service, administration, observer)
+    grpc = _grpc(settings, service, administration, observer, grpc_sockets)
     await repository.refresh()
     if not repository.models():
         log.warning("no model yet; waiting for one")
@@ -140,7 +175,7 @@ async def _serve(settings: Settings, source: Source, rest: socket.socket | None)
         while http is not None and not http.is_listening and not serving.done():
             await asyncio.sleep(0.001)
         rest_port = rest.getsockname()[1] if rest else None
-        grpc_port = grpc.port if grpc else None
+        grpc_port = grpc_sockets[0].getsockname()[1] if settings.grpc_port is not None else None
         log.info("ready: REST on port %s, gRPC on port %s", rest_port, grpc_port)
         _write_ready_file(settings.ready_file, rest_port, grpc_port)
         stopping = asyncio.create_task(stop.wait())
@@ -203,33 +238,28 @@ def _grpc(
     service: Service,
     administration: Administration | None,
     observer: Observer,
-) -> GrpcioListener | None:
-    addresses = []
-    if settings.grpc_port is not None:
-        # grpcio says only that binding failed; this says why.
-        bind(settings.host, settings.grpc_port, "--grpc-port").close()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        addresses.append(f"{host}:{settings.grpc_port}")
-    if settings.grpc_socket is not None:
-        addresses.append(f"unix:{settings.grpc_socket}")
-    if not addresses:
+    sockets: Sequence[socket.socket],
+) -> GrpcListener | None:
+    if not sockets:
         return None
     tls = settings.grpc_tls
     try:
-        return GrpcioListener(
+        return GrpcListener(
             build_grpc(service, administration, observer),
-            addresses,
+            sockets,
             max_message_bytes=LIMITS.request_bytes,
             streams=build_grpc_streams(service, administration, observer),
             watches=build_grpc_watches(service),
             max_in_flight=LIMITS.stream_in_flight,
             max_streams=LIMITS.streams,
+            max_connections=LIMITS.connections,
             credentials=(tls.key, tls.certificate, tls.client_authority) if tls else None,
             requires_client=tls is not None and tls.requires_client,
         )
-    except OSError as error:
+    except ssl.SSLError as error:
         raise ConfigError(
-            f"{error}. Choose another port with --grpc-port; 0 takes a free one."
+            f"The key and the certificates for gRPC cannot be used: {error.reason or error}. "
+            "They are PEM, and the key belongs to the certificate."
         ) from error
 
 

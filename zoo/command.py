@@ -25,7 +25,7 @@ EXTRAS = {
     "matplotlib": "train",
     "sklearn": "train",
     "openvino": "serve",
-    "starlette": "serve",
+    "hpack": "serve",
     "uvicorn": "serve",
     "PIL": "serve",
     "ray": "ray",

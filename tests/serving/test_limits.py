@@ -22,7 +22,7 @@ from serving.core.service import Service
 from serving.core.sources import BasePath
 from serving.errors import ConfigError
 from serving.limits import LIMITS, NAMES, Limits
-from serving.listeners.grpcio import GrpcioListener
+from serving.listeners.grpc import GrpcListener
 from serving.listeners.uvicorn import UvicornListener
 from serving.messages import PredictCall, Target, VersionOptions
 from serving.model_config import read_config
@@ -56,9 +56,9 @@ class Servers:
             max_connections=LIMITS.connections,
             drain_limit_s=1,
         )
-        self.grpc = GrpcioListener(
+        self.grpc = GrpcListener(
             build_grpc(service),
-            ["127.0.0.1:0"],
+            [bind("127.0.0.1", 0, "--grpc-port")],
             max_message_bytes=LIMITS.request_bytes,
             streams=build_grpc_streams(service),
             max_in_flight=LIMITS.stream_in_flight,
@@ -71,7 +71,9 @@ class Servers:
         while not self.http.is_listening:
             await asyncio.sleep(0.001)
         self.url = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc.port}")
+        self.channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{self.grpc.sockets[0].getsockname()[1]}"
+        )
         self.client = httpx2.AsyncClient(base_url=self.url, timeout=20)
 
     async def post(self, path, body, **headers):

@@ -1,6 +1,5 @@
 """Who the server is and who is asking: TLS, certificates, tokens, keys, headers of one's own."""
 
-import shutil
 import ssl
 import subprocess
 import sys
@@ -15,31 +14,6 @@ from serving.client import Client, Retries, Tls
 from serving.client.errors import TransportError, UsageError
 
 ONCE = Retries(attempts=1)
-OPENSSL = shutil.which("openssl")
-needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="needs the openssl program")
-
-
-def openssl(*arguments, place):
-    subprocess.run([OPENSSL, *arguments], cwd=place, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """An authority `ca.pem`, and `server` and `client` certificates by it; `other.pem` by itself."""
-    place = tmp_path_factory.mktemp("certificates")
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    for name in ("ca", "other"):
-        openssl(
-            *new, "-days", "2", "-subj", f"/CN={name}", "-keyout", f"{name}.key",
-            "-out", f"{name}.pem", place=place,
-        )  # fmt: skip
-    for name, more in (("server", ("-addext", "subjectAltName=DNS:model.test")), ("client", ())):
-        openssl(
-            *new, "-days", "2", "-subj", f"/CN={name}", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-addext", "basicConstraints=critical,CA:FALSE", *more,
-            "-keyout", f"{name}.key", "-out", f"{name}.pem", place=place,
-        )  # fmt: skip
-    return place
 
 
 class Noting(BaseHTTPRequestHandler):
@@ -119,7 +93,6 @@ def guarded(request, certificates):
     stop()
 
 
-@needs_openssl
 def test_both_sides_prove_who_they_are(guarded, certificates):
     tls = Tls(
         ca=certificates / "ca.pem",
@@ -131,7 +104,6 @@ def test_both_sides_prove_who_they_are(guarded, certificates):
         assert client.status("m").versions == ()
 
 
-@needs_openssl
 @pytest.mark.parametrize("change", ["authority", "name", "certificate"])
 def test_nobody_else_is_believed(guarded, certificates, change):
     ours = {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
@@ -150,7 +122,6 @@ def test_nobody_else_is_believed(guarded, certificates, change):
         assert "Tls(ca=" in str(refused.value)
 
 
-@needs_openssl
 def test_files_that_are_none_are_told_before_anything_is_sent(certificates):
     with pytest.raises(UsageError, match=r"ca file .*nowhere\.pem.* is not there"):
         Client("https://host", tls=Tls(ca="nowhere.pem"))

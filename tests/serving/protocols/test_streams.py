@@ -1,6 +1,6 @@
 """Streams of requests, each with its answer: reflection and Triton's stream of inferences.
 
-They are asked through a real grpcio server, as grpc's own reflection client asks.
+They are asked through a real listener, as grpc's own reflection client asks.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from serving.listeners.grpcio import GrpcioListener
+from serving.app import bind
+from serving.listeners.grpc import GrpcListener
 from serving.messages import PredictCall, Target
 from serving.protocols.grpc import SERVICES, build_grpc_streams, build_grpc_watches
 from serving.protocols.reflection import METHODS
@@ -29,16 +30,16 @@ def service():
 
 @pytest.fixture
 async def address(service):
-    listener = GrpcioListener(
+    listener = GrpcListener(
         {},
-        ["127.0.0.1:0"],
+        [bind("127.0.0.1", 0, "--grpc-port")],
         max_message_bytes=1 << 20,
         streams=build_grpc_streams(service),
         watches=build_grpc_watches(service, look_every_s=0.01),
         max_in_flight=4,
     )
     await listener.start()
-    yield f"127.0.0.1:{listener.port}"
+    yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     await listener.stop(0)
 
 
