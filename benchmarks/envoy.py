@@ -1,9 +1,9 @@
-"""Which front end: uvicorn and grpcio in one process, or Envoy through pyvoy; on the real server.
+"""Which front end: the server's own in one process, or Envoy through pyvoy; on the real server.
 
     python benchmarks/envoy.py --base-path MODELS [--model lenet5_modern] [--seconds 5]
 
 Both run the same handlers and the same core. Envoy needs the engine in a process of its own, so
-the server is measured in that form too. The figures stand in docs/decisions/0005.
+the server is measured in that form too. The figures stand in docs/decisions/0010.
 """
 
 import argparse
@@ -95,8 +95,8 @@ def main() -> None:
     print("| front end | engine | REST, binary | REST, JSON | gRPC |")
     print("|---|---|---|---|---|")
     for name, engine in (
-        ("uvicorn + grpcio", "same process"),
-        ("uvicorn + grpcio", "own process"),
+        ("own listeners", "same process"),
+        ("own listeners", "own process"),
         ("Envoy (pyvoy)", "own process"),
     ):
         rest, grpc = free_port(), free_port()

@@ -1,4 +1,4 @@
-"""The whole server behind Envoy instead of uvicorn and grpcio, for `benchmarks/envoy.py`.
+"""The whole server behind Envoy instead of its own listeners, for `benchmarks/envoy.py`.
 
 pyvoy loads `application` into Envoy's process and hands it ASGI calls, HTTP/1.1 and HTTP/2 on one
 port. OpenVINO cannot live in that process, so each version's engine has one of its own.

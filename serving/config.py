@@ -112,7 +112,6 @@ def configure_logging(kind: Literal["text", "json"] = "text") -> None:
         raise ConfigError(f"CONVZOO_LOG_LEVEL is {level!r}; there are {known}.")
     # gRPC's own notes (a fork was seen, a fork was skipped) are of no use to who runs a server.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

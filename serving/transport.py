@@ -1,6 +1,6 @@
 """What lies between a listener and a protocol: requests and answers as bytes, without sockets.
 
-A listener (uvicorn, our own HTTP/2, Envoy) accepts connections and turns what arrives into these; a
+A listener (HTTP/1.1, HTTP/2, Envoy) accepts connections and turns what arrives into these; a
 protocol answers them and never sees a socket. So each can be replaced without the other.
 """
 

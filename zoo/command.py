@@ -26,7 +26,7 @@ EXTRAS = {
     "sklearn": "train",
     "openvino": "serve",
     "hpack": "serve",
-    "uvicorn": "serve",
+    "uvloop": "serve",
     "PIL": "serve",
     "ray": "ray",
 }

@@ -15,7 +15,7 @@ import click
 # What each part of the project needs beyond the base install, by distribution name.
 PARTS = {
     "client": ("grpcio", "httptools", "numpy", "protobuf", "pydantic", "rich"),
-    "serve": ("openvino", "uvicorn", "hpack", "pillow", "prometheus-client", "orjson"),
+    "serve": ("openvino", "hpack", "uvloop", "pillow", "prometheus-client", "orjson"),
     "train": ("tensorflow", "keras", "tensorflow-serving-api", "matplotlib", "scikit-learn"),
     "quantise": ("nncf",),
     "ray": ("ray",),

@@ -297,17 +297,21 @@ class _Unary(_Call):
 
     def end(self) -> None:
         """Begins to answer."""
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        parts, came = self._parts, self._size - 5
+        if parts and len(parts[0]) < 5:
+            parts[:] = [b"".join(parts)]
+        prefix = parts[0][:5] if parts else b""
         try:
-            size = int.from_bytes(body[1:5], "big")
-            if len(body) < 5 or size != len(body) - 5:
+            size = int.from_bytes(prefix[1:], "big")
+            if len(prefix) < 5 or size != came:
                 raise _RefusedError(
                     INTERNAL,
-                    f"A call of this method has one message; {len(body)} bytes came, which are "
-                    + ("cut." if len(body) < 5 or size > len(body) - 5 else "more than one."),
+                    f"A call of this method has one message; {self._size} bytes came, which are "
+                    + ("cut." if len(prefix) < 5 or size > came else "more than one."),
                 )
-            message = self._message(body[0], body[5:])
+            parts[0] = parts[0][5:]
+            message = self._message(prefix[0], parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.clear()
         except _RefusedError as error:
             self._refuse(error)
             return

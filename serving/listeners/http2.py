@@ -1,8 +1,8 @@
 """HTTP/2 for a server on asyncio (RFC 9113): frames, header blocks and flow control.
 
 It knows no semantics: a stream's header fields and data go to an `Exchange`, whose answers come
-back through `Http2Connection.reply`. Header blocks are decoded by hpack; a block that only points
-into the table, which is what a client sends from its second request on, is decoded once.
+back through `Http2Connection.reply`. Header blocks are decoded by hpack; one that leaves the table as
+it is, which is what a client sends from its second request on, is decoded once.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 16 << 20
 
 MOST_HEADER_BYTES = 32 << 10
+# Header blocks of one connection whose meaning is kept.
+MOST_HEADS = 64
 # A client that sends so many frames a second that carry nothing wants something else than answers.
 MOST_EMPTY_FRAMES_PER_S = 1000
 PREFACE_WITHIN_S = 10.0
@@ -227,30 +229,46 @@ class Http2Connection(asyncio.Protocol):
         """Takes the frames that are whole."""
         if self._is_closing and not self._streams:
             return
-        buffer = self._rest + data if self._rest else data
+        rest, self._rest = self._rest, b""
         place = 0
         try:
             if not self._has_preface:
-                place = self._take_preface(buffer)
-                if not self._has_preface:
-                    self._rest = buffer
+                rest += data
+                place = self._take_preface(rest)
+                if place:
+                    place = self._take_frames(rest, place)
+                self._rest = rest[place:]
+                return
+            if len(rest) >= 9:
+                # Only the frame that was begun is put together: what follows may be large.
+                missing = 9 + int.from_bytes(rest[:3], "big") - len(rest)
+                self._rest = rest + data[:missing]
+                if missing > len(data):
                     return
-            size = len(buffer)
-            while size - place >= 9:
-                high, low, kind, flags, stream_id = _FRAME.unpack_from(buffer, place)
-                length = high << 8 | low
-                if length > MOST_FRAME:
-                    raise ConnectionFaultError(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-                begin = place + 9
-                end = begin + length
-                if end > size:
-                    break
-                place = end
-                self._take(kind, flags, stream_id & MOST_WINDOW, buffer[begin:end])
+                self._take_frames(self._rest, 0)
+                place = missing
+            elif rest:
+                data = rest + data
+            place = self._take_frames(data, place)
+            self._rest = data[place:]
         except ConnectionFaultError as fault:
             self.close(fault.code, str(fault))
-            return
-        self._rest = buffer[place:]
+
+    def _take_frames(self, buffer: bytes, place: int) -> int:
+        """Takes the frames that are whole; where the next one begins."""
+        size = len(buffer)
+        while size - place >= 9:
+            high, low, kind, flags, stream_id = _FRAME.unpack_from(buffer, place)
+            length = high << 8 | low
+            if length > MOST_FRAME:
+                raise ConnectionFaultError(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            begin = place + 9
+            end = begin + length
+            if end > size:
+                break
+            place = end
+            self._take(kind, flags, stream_id & MOST_WINDOW, buffer[begin:end])
+        return place
 
     # --- Frames that come
 
@@ -418,20 +436,21 @@ class Http2Connection(asyncio.Protocol):
         """What a block says, decoded once as long as the table that it points into stands."""
         if not is_trailer and (found := self._heads.get(block)) is not None:
             return found
+        table = self._decoder.header_table
+        before = (next(iter(table.dynamic_entries), None), len(table.dynamic_entries))
         try:
             fields = cast("Fields", self._decoder.decode(block, raw=True))
         except hpack.HPACKError as error:
             raise ConnectionFaultError(COMPRESSION_ERROR, str(error)) from error
-        is_indexed = bool(block) and min(block) >= 0x80 and 0xFF not in block
-        if not is_indexed:
+        after = (next(iter(table.dynamic_entries), None), len(table.dynamic_entries))
+        is_same_table = before[0] is after[0] and before[1] == after[1]
+        if not is_same_table or len(self._heads) >= MOST_HEADS:
             self._heads.clear()
         check_fields(fields, is_trailer=is_trailer)
         if is_trailer:
             return None
         head = self._read_head(fields)
-        if is_indexed:
-            if len(self._heads) >= 64:
-                self._heads.clear()
+        if is_same_table:
             self._heads[block] = head
         return head
 

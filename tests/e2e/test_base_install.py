@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.openvino]
 
 ROOT = Path(__file__).parents[2]
 MOST_MB = 150
-HEAVY = ("tensorflow", "keras", "openvino", "PIL", "starlette", "uvicorn", "ray", "matplotlib")
+HEAVY = ("tensorflow", "keras", "openvino", "PIL", "hpack", "uvloop", "ray", "matplotlib")
 
 
 def run(*command, cwd=None, **options):

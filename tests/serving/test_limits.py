@@ -23,7 +23,7 @@ from serving.core.sources import BasePath
 from serving.errors import ConfigError
 from serving.limits import LIMITS, NAMES, Limits
 from serving.listeners.grpc import GrpcListener
-from serving.listeners.uvicorn import UvicornListener
+from serving.listeners.http1 import HttpListener
 from serving.messages import PredictCall, Target, VersionOptions
 from serving.model_config import read_config
 from serving.protocols.grpc import build_grpc, build_grpc_streams
@@ -49,12 +49,11 @@ class Servers:
     def __init__(self, service):
         self.service = service
         self.bound = bind("127.0.0.1", 0, "--rest-port")
-        self.http = UvicornListener(
+        self.http = HttpListener(
             build_http(service),
             self.bound,
             max_body_bytes=LIMITS.request_bytes,
             max_connections=LIMITS.connections,
-            drain_limit_s=1,
         )
         self.grpc = GrpcListener(
             build_grpc(service),
@@ -66,10 +65,8 @@ class Servers:
         )
 
     async def start(self):
-        self.serving = asyncio.create_task(self.http.serve())
+        await self.http.start()
         await self.grpc.start()
-        while not self.http.is_listening:
-            await asyncio.sleep(0.001)
         self.url = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
         self.channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{self.grpc.sockets[0].getsockname()[1]}"
@@ -97,9 +94,8 @@ class Servers:
     async def stop(self):
         await self.client.aclose()
         await self.channel.close()
-        self.http.stop()
+        await self.http.stop(1)
         await self.grpc.stop(1)
-        await self.serving
 
 
 @pytest.fixture

@@ -352,7 +352,7 @@ import sys, time
 started = time.perf_counter()
 import serving.client
 serving.client.Client("http://localhost"); serving.client.Client("grpc://localhost")
-heavy = {"tensorflow", "keras", "openvino", "uvicorn", "starlette", "PIL", "zoo", "serving.core", "serving.app"}
+heavy = {"tensorflow", "keras", "openvino", "uvloop", "hpack", "PIL", "zoo", "serving.core", "serving.app"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

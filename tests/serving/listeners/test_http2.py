@@ -541,7 +541,10 @@ class Transport(asyncio.Transport):
     def pause_reading(self):
         pass
 
-    resume_reading = pause_reading
+    resume_reading = write_eof = pause_reading
+
+    def can_write_eof(self):
+        return True
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

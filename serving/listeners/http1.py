@@ -1,0 +1,320 @@
+"""HTTP/1.1 in the event loop: httptools parses, one task answers each request."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections import deque
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+
+from serving.transport import HttpHandler, HttpRequest, HttpResponse
+from serving.wire.tfs_json import encode_error
+
+log = logging.getLogger(__name__)
+
+MOST_HEAD_BYTES = 64 << 10
+# Requests of one connection that were sent ahead of their turn.
+MOST_AHEAD = 8
+# How long a client may take for a request's head, for the next part of its body, and for its next
+# request; a client whose request was refused while it still sends may hear that for so long.
+HEAD_WITHIN_S = 30.0
+PART_WITHIN_S = 60.0
+NEXT_WITHIN_S = 75.0
+LINGER_S = 2.0
+
+_JOINED_UP_TO = 64 << 10
+
+_STATUS_LINES = {
+    each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus
+}
+_JSON = (("content-type", "application/json"),)
+
+
+class HttpListener:
+    """Accepts HTTP connections on a socket that is bound already.
+
+    Args:
+        handler: Answers the requests.
+        bound: A bound socket; listening starts with `start`.
+        max_body_bytes: A larger body is refused with 413.
+        max_connections: Connections beyond these are told 503 at their first request.
+    """
+
+    def __init__(
+        self,
+        handler: HttpHandler,
+        bound: socket.socket,
+        *,
+        max_body_bytes: int,
+        max_connections: int = 4096,
+    ) -> None:
+        self.handler = handler
+        self.max_body_bytes = max_body_bytes
+        self.max_connections = max_connections
+        self.connections: set[_Connection] = set()
+        self.is_stopping = False
+        self._bound = bound
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Accepts connections from here on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _Connection(self), sock=self._bound, backlog=2048
+        )
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self, limit_s: float) -> None:
+        """Accepts nothing more and waits for what has begun, at most so long."""
+        self.is_stopping = True
+        if self._server is not None:
+            self._server.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in tuple(self.connections):
+            connection.close_when_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.connections:
+                    await asyncio.sleep(0.005)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    async def _sweep(self) -> None:
+        """Closes connections on which nothing happens; one clock for all costs no timer each."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for connection in tuple(self.connections):
+                if now >= connection.give_up_at:
+                    connection.give_up()
+
+
+class _Connection(asyncio.Protocol):
+    """One client's connection.
+
+    Attributes:
+        give_up_at: When the client's silence has been too long, on the monotonic clock.
+    """
+
+    def __init__(self, listener: HttpListener) -> None:
+        self._listener = listener
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport = cast("asyncio.Transport", None)
+        self._ahead: deque[tuple[HttpRequest, bool]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._is_one_too_many = False
+        self._is_refused = False
+        self._is_in_head = False
+        self._is_in_body = False
+        self._head_bytes = 0
+        self._received = 0.0
+        self.give_up_at = float("inf")
+
+    # --- The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Counts it."""
+        self._transport = cast("asyncio.Transport", transport)
+        connections = self._listener.connections
+        connections.add(self)
+        self._is_one_too_many = len(connections) > self._listener.max_connections
+        self.give_up_at = time.monotonic() + HEAD_WITHIN_S
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever has gone needs no answer."""
+        del exc
+        self._listener.connections.discard(self)
+        self._ahead.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """Reads no more from a client that does not read."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Goes on."""
+        self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, which calls what stands below."""
+        if self._is_refused:
+            return
+        self._received = time.monotonic()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing else is spoken here; the request that asked for it has been taken as it is.
+            self._is_refused = True
+            return
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _RefusedError):
+                raise
+            self._refuse(*error.__context__.args)
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"The request is no HTTP/1.1: {error}.")
+            return
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse(431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
+        elif self._is_in_body and self._task is None:
+            self.give_up_at = self._received + PART_WITHIN_S
+
+    # --- The parser's side
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._head_bytes = 0
+        self._is_in_head = True
+        if self._task is None:
+            self.give_up_at = self._received + HEAD_WITHIN_S
+
+    def on_url(self, url: bytes) -> None:
+        """Its target, perhaps in parts."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field."""
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._is_in_head = False
+        self._is_in_body = True
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._listener.max_body_bytes:
+            raise self._too_large()
+        if self._headers.get("expect", "").lower() == "100-continue" and self._task is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        """A part of its body."""
+        self._size += len(part)
+        if self._size > self._listener.max_body_bytes:
+            raise self._too_large()
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: it is answered, or waits for its turn."""
+        self._is_in_body = False
+        if self._parser.get_method() == b"CONNECT":
+            raise _RefusedError(405, "This server opens no tunnels.")
+        target = self._url
+        if not target.startswith(b"/") and b"://" in target:
+            # The form that proxies use.
+            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        path, _, query = target.partition(b"#")[0].partition(b"?")
+        request = HttpRequest(
+            method=self._parser.get_method().decode("latin-1"),
+            path=path.decode("latin-1"),
+            query=query.decode("latin-1"),
+            headers=self._headers,
+            body=self._parts[0] if len(self._parts) == 1 else b"".join(self._parts),
+            received=self._received,
+        )
+        self._parts = []
+        stays = self._parser.should_keep_alive()
+        if self._task is not None:
+            self._ahead.append((request, stays))
+            if len(self._ahead) >= MOST_AHEAD:
+                self._transport.pause_reading()
+            return
+        self._begin(request, stays=stays)
+
+    # --- Answers
+
+    def _begin(self, request: HttpRequest, *, stays: bool) -> None:
+        # The server's own time has its limits elsewhere.
+        self.give_up_at = float("inf")
+        self._task = asyncio.get_running_loop().create_task(self._answer(request, stays=stays))
+
+    async def _answer(self, request: HttpRequest, *, stays: bool) -> None:
+        if self._is_one_too_many:
+            most = self._listener.max_connections
+            text = f"More than {most} connections are open."
+            response = HttpResponse(503, (*_JSON, ("retry-after", "1")), encode_error(text))
+        else:
+            try:
+                response = await self._listener.handler(request)
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                response = HttpResponse(500, _JSON, encode_error("Internal error."))
+        stays = stays and not (
+            self._is_one_too_many or self._is_refused or self._listener.is_stopping
+        )
+        self._write(response, stays=stays, has_body=request.method != "HEAD")
+        self._task = None
+        if not stays:
+            self._transport.close()
+        elif self._ahead:
+            following, stays = self._ahead.popleft()
+            self._transport.resume_reading()
+            self._begin(following, stays=stays)
+        else:
+            self.give_up_at = time.monotonic() + NEXT_WITHIN_S
+
+    def _write(self, response: HttpResponse, *, stays: bool, has_body: bool = True) -> None:
+        lines = [_STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status]
+        lines += [
+            b"%b: %b\r\n" % (name.encode(), _one_line(value)) for name, value in response.headers
+        ]
+        if not stays:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"content-length: %d\r\n\r\n" % len(response.body))
+        if has_body and len(response.body) <= _JOINED_UP_TO:
+            lines.append(response.body)
+        self._transport.write(b"".join(lines))
+        if has_body and len(response.body) > _JOINED_UP_TO:
+            self._transport.write(response.body)
+
+    def _too_large(self) -> "_RefusedError":
+        most = self._listener.max_body_bytes
+        return _RefusedError(413, f"The body is larger than {most} bytes.")
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answers and ends; what the client still sends is not read, but it may hear the answer."""
+        self._is_refused = True
+        self._ahead.clear()
+        if self._task is None:
+            self._write(HttpResponse(status, _JSON, encode_error(text)), stays=False)
+            self.give_up_at = time.monotonic() + LINGER_S
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+
+    def give_up(self) -> None:
+        """The client has been silent for too long."""
+        if self._is_in_head or self._is_in_body:
+            text = "The request did not come to its end in time."
+            self._write(HttpResponse(408, _JSON, encode_error(text)), stays=False)
+        self._transport.close()
+
+    def close_when_idle(self) -> None:
+        """The server stops: who waits for an answer gets it, with word that it is the last."""
+        if self._task is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Ends everything now."""
+        self._transport.abort()
+
+
+class _RefusedError(Exception):
+    """Raised within the parser: a status and a text."""
+
+
+def _one_line(value: str) -> bytes:
+    """A header's value, which must not begin another header."""
+    encoded = value.encode("latin-1", "replace")
+    return encoded.translate(None, b"\r\n") if b"\n" in encoded or b"\r" in encoded else encoded
