@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino as ov
 
 from zoo.artifact import Array
@@ -27,6 +28,7 @@ def write_ir(
     model = ov.Core().read_model(saved_model)
     _name_ports(model, outputs)
     _keep_names(model, layers)
+    _pad_in_pools(model)
     save(model, place)
 
 
@@ -79,6 +81,46 @@ def _keep_names(model: ov.Model, layers: Sequence[str]) -> None:
                 if _turns(target.get_node()) == CHANNELS_FIRST:
                     target.get_node().output(0).replace(node.input_value(0))
     model.validate_nodes_and_infer_types()
+
+
+def _pad_in_pools(model: ov.Model) -> None:
+    """Lets a pool of maxima hang over the edge by itself, where minus infinity was padded before it.
+
+    The answers are the same to the bit: neither ever wins. As an operation of its own the padding
+    has no eight-bit form, and takes the layers behind the pool with it into floating point.
+    """
+    for pool in model.get_ordered_ops():
+        pad = pool.input_value(0).get_node() if pool.get_type_name() == "MaxPool" else None
+        if pad is None or pad.get_type_name() != "Pad":
+            continue
+        settings = pool.get_attributes()
+        begin, end, *fill = (_constant(pad, port) for port in range(1, pad.get_input_size()))
+        if (
+            pad.get_attributes()["pad_mode"] != "constant"
+            or begin is None
+            or end is None
+            or not fill
+            or fill[0] is None
+            or not np.isneginf(fill[0])
+            or any((*begin[:2], *end[:2]))  # only rows and columns
+            or min(*begin, *end) < 0
+            or max(*begin, *end) >= min(settings["kernel"])
+            or settings["auto_pad"] not in ("valid", "explicit")
+            or settings["rounding_type"] != "floor"
+        ):
+            continue
+        pool.input(0).replace_source_output(pad.input_value(0))
+        pool.set_attribute("auto_pad", "explicit")
+        for name, more in (("pads_begin", begin[2:]), ("pads_end", end[2:])):
+            own = settings[name]
+            pool.set_attribute(name, [int(a + b) for a, b in zip(own, more, strict=True)])
+    model.validate_nodes_and_infer_types()
+
+
+def _constant(node: ov.Node, port: int) -> Array | None:
+    """What a constant input holds; None when it is computed."""
+    source = node.input_value(port).get_node()
+    return source.get_data() if source.get_type_name() == "Constant" else None
 
 
 def _turns(node: ov.Node) -> list[int] | None:
