@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import openvino as ov
+from openvino import opset14 as ops
 
 from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
@@ -34,7 +35,8 @@ class OpenVINOModel:
         record = manifest.engines["openvino"]
         core = ov.Core()
         try:
-            network = core.read_model(version_path / record.file)
+            self._is_fp32 = record.precision == "fp32"
+            network = self._network(core, version_path / record.file)
             self._compiled: Any = core.compile_model(
                 network,
                 "CPU",
@@ -49,6 +51,12 @@ class OpenVINOModel:
             name: signature_of(name, each) for name, each in manifest.signatures.items()
         }
 
+    def _network(self, core: Any, path: Path) -> ov.Model:
+        network = core.read_model(path)
+        if self._is_fp32:
+            part_dense_from_relu(network)
+        return network
+
     def _compiled_for_one(self, core: Any, path: Path) -> Any:
         """A tiny network again, for a batch of one alone; None for the others.
 
@@ -56,7 +64,7 @@ class OpenVINOModel:
         """
         if path.with_suffix(".bin").stat().st_size > MOST_TINY_BYTES:
             return None
-        network = core.read_model(path)
+        network = self._network(core, path)
         (port,) = network.inputs if len(network.inputs) == 1 else (None,)
         if (
             port is None
@@ -104,6 +112,24 @@ class OpenVINOModel:
         """Drops the network; OpenVINO frees it with its last request."""
         self._local = threading.local()
         self._compiled = self._single = None
+
+
+def part_dense_from_relu(network: ov.Model) -> None:
+    """Keeps OpenVINO from joining dense layers with the ReLU behind them, by calling it a maximum.
+
+    Alone, a dense layer in fp32 runs on the kernels of MLAS, which bring weights from memory a
+    quarter faster than those that can do more; with a batch of one nothing else counts. The
+    answers are the same.
+    """
+    for relu in network.get_ordered_ops():
+        if relu.get_type_name() != "Relu":
+            continue
+        dense = relu.input_value(0).get_node()
+        if dense.get_type_name() == "Add":
+            dense = dense.input_value(0).get_node()
+        if dense.get_type_name() == "MatMul":
+            zero = ops.constant(0, relu.get_output_element_type(0))
+            relu.output(0).replace(ops.maximum(relu.input_value(0), zero).output(0))
 
 
 def _first_line(error: Exception) -> str:
