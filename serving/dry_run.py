@@ -116,6 +116,7 @@ def _as_text(document: dict[str, Any]) -> str:
         lines += [
             f"{name}{labels}",
             f"  engine    {each['engine']}, {each['memory_bytes'] / 1e6:.0f} MB",
+            *([f"  note      {each['reason']}"] if each["reason"] else []),
             f"  batches   up to {each['max_batch_rows']} rows, {each['streams']} at a time"
             + (", as measured earlier" if each["is_tuning_cached"] else ""),
         ]

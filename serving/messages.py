@@ -255,7 +255,8 @@ class VersionState(enum.StrEnum):
 class VersionStatus:
     """One version of one model: its state and, when it failed, why.
 
-    `error_code` is the name of a canonical gRPC code ("OK", "NOT_FOUND", "UNKNOWN"...).
+    `error_code` is the name of a canonical gRPC code ("OK", "NOT_FOUND", "UNKNOWN"...). With "OK"
+    the message is a note: the version serves, but e.g. not in the precision it was published in.
     """
 
     version: int

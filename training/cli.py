@@ -3,9 +3,11 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
+
+from zoo.precision import NEEDS, PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from training.data.check import DataReport
@@ -282,17 +284,17 @@ def _tell_data(report: "DataReport") -> None:
 @click.option("--version", type=click.IntRange(min=1), help="The next free number when not given.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="What the OpenVINO form computes in.",
+    help="What OpenVINO computes in; bf16 and fp16 where the processor has them.",
 )
 @click.option(
     "--most-drop",
     type=click.FloatRange(0, 1),
     default=0.005,
     show_default=True,
-    help="The accuracy that int8 may cost on the validation part, a fraction.",
+    help="The accuracy that fewer bits may cost on the validation part, a fraction.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def publish(
@@ -300,7 +302,7 @@ def publish(
     base_path: Path,
     name: str | None,
     version: int | None,
-    precision: Literal["fp32", "int8"],
+    precision: Precision,
     most_drop: float,
     as_json: bool,
 ) -> None:
@@ -309,6 +311,11 @@ def publish(
 
     found = Run(run)
     found.require_complete()
+    if precision in NEEDS:
+        # Before ten seconds of TensorFlow.
+        from training.openvino import require
+
+        require(precision)
     from zoo.quiet import import_tensorflow
 
     import_tensorflow()

@@ -8,6 +8,8 @@ import numpy as np
 import openvino as ov
 
 from zoo.artifact import Array
+from zoo.errors import UsageError
+from zoo.precision import HINTS, lacking, working
 from zoo.preprocess import Floats
 
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -131,14 +133,48 @@ def _turns(node: ov.Node) -> list[int] | None:
     return [int(axis) for axis in order.get_data()] if order.get_type_name() == "Constant" else None
 
 
-def compile_ir(path: Path) -> Any:
-    """An IR, compiled for one caller on the CPU: from {"image": array} to outputs by name."""
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    return ov.Core().compile_model(path, "CPU", settings)
+def require(precision: str) -> None:
+    """Makes sure that this processor computes in a precision by itself.
+
+    Raises:
+        UsageError: it does not; says what it has, and what works.
+    """
+    capabilities, processor = _device(ov.Core())
+    if why := lacking(precision, capabilities, processor):
+        raise UsageError(
+            f"{why}. {', '.join(working(capabilities))} work here; a network is published in "
+            f"{precision} on a machine that has it, because its accuracy is measured there."
+        )
 
 
-def run_ir(path: Path, image_nhwc: Floats) -> dict[str, Array]:
-    """Runs an IR on the CPU, in fp32: its outputs by name."""
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = compiled({"image": image_nhwc})
-    return {port.get_any_name(): results[port] for port in compiled.outputs}
+def compile_ir(model: Path | ov.Model, precision: str) -> Any:
+    """A network, compiled for one caller on the CPU: from {"image": array} to outputs by name.
+
+    As on the server, a precision that this processor does not have becomes fp32.
+    """
+    core = ov.Core()
+    if lacking(precision, *_device(core)):
+        precision = "fp32"
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    return core.compile_model(model, "CPU", settings)
+
+
+def run_ir(
+    model: Path | ov.Model, image_nhwc: Floats, precision: str = "fp32", batch: int = 64
+) -> dict[str, Array]:
+    """A network's outputs by name, float32 [N, ...], computed on the CPU."""
+    compiled = compile_ir(model, precision)
+    parts: dict[str, list[Array]] = {}
+    for start in range(0, len(image_nhwc), batch):
+        results = compiled({"image": image_nhwc[start : start + batch]})
+        for port in compiled.outputs:
+            parts.setdefault(port.get_any_name(), []).append(np.array(results[port]))
+    return {name: np.concatenate(each) for name, each in parts.items()}
+
+
+def _device(core: ov.Core) -> tuple[list[str], str]:
+    """What the CPU device tells of itself: its capabilities and its name."""
+    return (
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+        core.get_property("CPU", "FULL_DEVICE_NAME"),
+    )

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import Field, ValidationError
@@ -35,6 +35,7 @@ from zoo.artifact import (
 )
 from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageError
 from zoo.frozen import Frozen
+from zoo.precision import NEEDS, Precision
 from zoo.versions import check_version, lock, promote, prune, write_gate
 
 STEPS = ("check", "train", "publish", "gate", "promote")
@@ -43,7 +44,7 @@ STEPS = ("check", "train", "publish", "gate", "promote")
 class PublishSettings(Frozen):
     """What is published: see `convzoo publish`."""
 
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Precision = "fp32"
     most_drop: float = Field(default=0.005, ge=0, le=1)
 
 
@@ -262,7 +263,13 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
         InconclusiveError: the data do not tell; the labels stay.
         ParityError: the candidate is not what was published.
         InterruptedRunError: stopped; the same call goes on.
+        UsageError: this processor does not have the precision to publish in.
     """
+    if settings.publish.precision in NEEDS:
+        # Hours of training come before the step that needs it.
+        from training.openvino import require
+
+        require(settings.publish.precision)
     work = _Work(settings)
     with lock(work.model_path, ".pipeline.lock", is_waiting=False):
         ran: list[str] = []

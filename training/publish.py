@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,6 +43,7 @@ from zoo.artifact import (
     write_golden,
 )
 from zoo.errors import ParityError, VersionExistsError
+from zoo.precision import Precision
 from zoo.preprocess import Floats
 
 OPENVINO_FP32 = "assets.extra/convzoo/openvino/fp32.xml"
@@ -54,8 +55,8 @@ GOLDEN_IMAGES = 16
 # differs by more than 1e-1.
 FP32_TOLERANCE = 1e-3
 
-# Below this even a perfect int8 form could be refused on another processor.
-INT8_LEAST_TOLERANCE = 0.05
+# Below this even a perfect form in fewer bits could be refused on another processor.
+LEAST_TOLERANCE = 0.05
 
 # The outputs of each signature; `serving_default` answers what most callers want.
 SIGNATURES = {"serving_default": ("probabilities",), "logits": ("logits",)}
@@ -68,7 +69,7 @@ def publish(
     *,
     name: str | None = None,
     version: int | None = None,
-    precision: Literal["fp32", "int8"] = "fp32",
+    precision: Precision = "fp32",
     most_drop: float = 0.005,
     talk: Callable[[str], None] = lambda _: None,
 ) -> tuple[Manifest, Path]:
@@ -80,19 +81,20 @@ def publish(
         name: The model's name; the recipe's `publish_as`, or its network's name, when None.
         version: The next free number when None.
         precision: What the OpenVINO form computes in.
-        most_drop: How much accuracy int8 may cost on the validation part, a fraction.
+        most_drop: How much accuracy fewer bits may cost on the validation part, a fraction.
         talk: Takes one line for each stage.
 
     Returns:
         The manifest and the version's folder.
 
     Raises:
-        UsageError: the run is not complete.
+        UsageError: the run is not complete, or this processor does not have the precision.
         ArtifactError: the base path cannot be written, or the version is taken.
         ParityError: an engine does not agree with Keras; nothing is published.
-        GateFailedError: int8 costs more accuracy than `most_drop`; nothing is published.
+        GateFailedError: fewer bits cost more accuracy than `most_drop`; nothing is published.
     """
     run.require_complete()
+    openvino.require(precision)
     recipe = run.recipe()
     model_name = name or recipe.publish_as or recipe.model.name
     if version is not None and version in list_versions(base_path / model_name):
@@ -102,8 +104,8 @@ def publish(
         )
     with draft_version(base_path, model_name, version) as draft:
         manifest = _fill(draft, run, model_name, talk)
-        if precision == "int8":
-            manifest = _add_int8(draft, run, manifest, most_drop, talk)
+        if precision != "fp32":
+            manifest = _in_fewer_bits(draft, run, manifest, precision, most_drop, talk)
         (draft.path / MODEL_CARD).write_text(card.render(manifest, run.record().data), "utf-8")
         place = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
     return read_manifest(place), place
@@ -180,45 +182,65 @@ def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) 
     )
 
 
-def _add_int8(
-    draft: Draft, run: Run, manifest: Manifest, most_drop: float, talk: Callable[[str], None]
+def _in_fewer_bits(
+    draft: Draft,
+    run: Run,
+    manifest: Manifest,
+    precision: Precision,
+    most_drop: float,
+    talk: Callable[[str], None],
 ) -> Manifest:
-    """Puts an eight-bit form in the place of OpenVINO's; the fp32 one stays beside it."""
-    from training.quantize import quantize
-    from training.quantize import run as run_openvino
+    """Lets OpenVINO compute in fewer bits, when that costs little.
 
-    talk("OpenVINO int8")
+    Eight bits are a form of their own beside the fp32 one; sixteen are the fp32 form, computed in
+    another type.
+    """
+    from training.quantize import halve, quantize
+
+    talk(f"OpenVINO {precision}")
     preprocessing, arrays = run.preprocessing()
-    calibration, validation = run.sample("calibration"), run.sample("validation")
+    validation = run.sample("validation")
     inputs = preprocessing.to_input(validation.pixels_nhwc, arrays)
-    made = quantize(
-        draft.path / OPENVINO_FP32,
-        preprocessing.to_input(calibration.pixels_nhwc, arrays),
-        inputs,
-        validation.class_ids,
-        most_drop=most_drop,
-        talk=talk,
-    )
-    openvino.save(made.model, draft.path / OPENVINO_INT8)
+    file = OPENVINO_FP32
+    if precision == "int8":
+        calibration = preprocessing.to_input(run.sample("calibration").pixels_nhwc, arrays)
+        made = quantize(
+            draft.path / OPENVINO_FP32,
+            calibration,
+            inputs,
+            validation.class_ids,
+            most_drop=most_drop,
+            talk=talk,
+        )
+        file, report = OPENVINO_INT8, made.report
+        openvino.save(made.model, draft.path / file)
+    else:
+        report = halve(
+            draft.path / file,
+            precision,
+            inputs,
+            validation.class_ids,
+            most_drop=most_drop,
+            talk=talk,
+        )
     write_atomically(
-        draft.path / REPORT / "int8.json", made.report.model_dump_json(indent=2).encode()
+        draft.path / REPORT / f"{precision}.json", report.model_dump_json(indent=2).encode()
     )
     golden_inputs, golden = read_golden(draft.path)
-    # What rounding to eight bits does differs by image and by processor: three times the most that
+
+    def gap(image: Floats, logits: Array) -> float:
+        return difference(openvino.run_ir(draft.path / file, image, precision)["logits"], logits)
+
+    # What rounding to fewer bits does differs by image and by processor: three times the most that
     # any validation image shows is still far from what a wrong layer does.
     some = inputs[:256]
-    keras_logits = outputs_of(load_keras(run.model), some)["logits"]
-    spread = difference(run_openvino(draft.path / OPENVINO_INT8, some)["logits"], keras_logits)
-    measured = difference(
-        openvino.run_ir(draft.path / OPENVINO_INT8, golden_inputs["image"])["logits"],
-        golden["logits"],
-    )
+    spread = gap(some, outputs_of(load_keras(run.model), some)["logits"])
     record = EngineRecord(
-        file=OPENVINO_INT8,
-        precision="int8",
+        file=file,
+        precision=precision,
         outputs=OUTPUTS,
-        tolerance=max(3 * spread, INT8_LEAST_TOLERANCE),
-        measured=measured,
+        tolerance=max(3 * spread, LEAST_TOLERANCE),
+        measured=gap(golden_inputs["image"], golden["logits"]),
     )
     return manifest.model_copy(update={"engines": {**manifest.engines, "openvino": record}})
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from training.openvino import run_ir
 from training.statistics import Difference, not_worse, paired_difference
 from zoo.errors import GateFailedError
 from zoo.frozen import Frozen
@@ -22,26 +24,46 @@ from zoo.preprocess import Floats
 ATTEMPTS = (0, 1, 2, 4, 8)
 
 
-class QuantizationReport(Frozen):
-    """What eight bits cost.
+class PrecisionReport(Frozen):
+    """What fewer bits cost.
 
     Attributes:
+        precision: "bf16", "fp16" or "int8".
         fp32_accuracy: On the validation part.
-        int8_accuracy: On the same images.
-        difference: int8 less fp32, with its 95 % paired interval.
+        accuracy: In fewer bits, on the same images.
+        difference: Fewer bits less fp32, with its 95 % paired interval.
         agreement: The share of images on which both give the same class.
         in_float: Layers that were left in floating point.
         worst_layers: Signal-to-noise ratio in dB of the most damaged layers, quantised alone.
         images: Images of the validation part.
     """
 
+    precision: str
     fp32_accuracy: float
-    int8_accuracy: float
+    accuracy: float
     difference: Difference
     agreement: float
-    in_float: tuple[str, ...]
-    worst_layers: dict[str, float]
+    in_float: tuple[str, ...] = ()
+    worst_layers: dict[str, float] = Field(default_factory=dict)
     images: int
+
+    @property
+    def words(self) -> str:
+        """The report in one line."""
+        some = f" with {len(self.in_float)} layers in float" if self.in_float else ""
+        return (
+            f"{self.precision}{some}: accuracy {self.accuracy:.2%} against "
+            f"{self.fp32_accuracy:.2%}, the same class for {self.agreement:.2%}"
+        )
+
+    def refusal(self, most_drop: float, more: str = "") -> GateFailedError:
+        """Says by how much the accuracy changed, and what would help."""
+        low, high = self.difference.low, self.difference.high
+        return GateFailedError(
+            f"{self.precision} changes the accuracy by {low:+.2%} to {high:+.2%} on "
+            f"{self.images:,} validation images; at most {-most_drop:+.2%} is accepted. {more}"
+            "More validation images narrow the interval; --most-drop widens the bound."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +71,7 @@ class Quantized:
     """An eight-bit form that was accepted."""
 
     model: Any
-    report: QuantizationReport
+    report: PrecisionReport
 
 
 def quantize(
@@ -74,94 +96,123 @@ def quantize(
     Raises:
         GateFailedError: no attempt was good enough; names the outcome and the worst layers.
     """
-    import openvino as ov
-
-    core = ov.Core()
-    reference = run(core.read_model(fp32), validation)["logits"]
-    right = reference.argmax(-1) == class_ids
+    reference = run_ir(fp32, validation)["logits"]
     ranked: dict[str, float] = {}
     report = None
     for number in ATTEMPTS:
         if number and not ranked:
-            ranked = damage(core, fp32, calibration)
+            ranked = damage(fp32, calibration)
         if number > len(ranked):
             break
         in_float = tuple(list(ranked)[:number])
-        model = _quantized(core.read_model(fp32), calibration, in_float)
-        logits = run(model, validation)["logits"]
-        answers = logits.argmax(-1)
-        difference = paired_difference(answers == class_ids, right)
-        report = QuantizationReport(
-            fp32_accuracy=float(right.mean()),
-            int8_accuracy=float((answers == class_ids).mean()),
-            difference=difference,
-            agreement=float((answers == reference.argmax(-1)).mean()),
-            in_float=in_float,
-            worst_layers=dict(list(ranked.items())[:5]),
-            images=len(class_ids),
+        model = calibrated(fp32, calibration, in_float)
+        report = compare("int8", reference, run_ir(model, validation)["logits"], class_ids)
+        report = report.model_copy(
+            update={"in_float": in_float, "worst_layers": dict(list(ranked.items())[:5])}
         )
-        talk(
-            f"int8{f' with {len(in_float)} layers in float' if in_float else ''}: accuracy "
-            f"{report.int8_accuracy:.2%} against {report.fp32_accuracy:.2%}, the same class for "
-            f"{report.agreement:.2%}"
-        )
-        if not_worse(difference, most_drop) == "pass":
+        talk(report.words)
+        if not_worse(report.difference, most_drop) == "pass":
             return Quantized(model, report)
-    low, high = report.difference.low, report.difference.high  # type: ignore[union-attr]
     named = ", ".join(f"{name} ({ratio:.0f} dB)" for name, ratio in list(ranked.items())[:5])
-    raise GateFailedError(
-        f"int8 changes the accuracy by {low:+.2%} to {high:+.2%} on {len(class_ids):,} validation "
-        f"images; at most {-most_drop:+.2%} is accepted. The most damaged layers: {named}. "
-        "More validation images narrow the interval; --most-drop widens the bound."
+    assert report is not None  # noqa: S101 - there is at least one attempt
+    raise report.refusal(most_drop, f"The most damaged layers: {named}. ")
+
+
+def halve(
+    network: Path,
+    precision: str,
+    validation: Floats,
+    class_ids: Any,
+    *,
+    most_drop: float = 0.005,
+    talk: Callable[[str], None] = lambda _: None,
+) -> PrecisionReport:
+    """What computing in sixteen bits costs; the network on the disk stays as it is.
+
+    Args:
+        network: The OpenVINO form with outputs `logits` and `probabilities`.
+        precision: "bf16" or "fp16", which this processor has.
+        validation: Inputs that training did not see.
+        class_ids: Their classes, int64 [N].
+        most_drop: The largest loss of accuracy, a fraction; judged by the paired 95 % interval.
+        talk: Takes one line.
+
+    Raises:
+        GateFailedError: it costs more, or a value left the type's range.
+    """
+    reference = run_ir(network, validation)["logits"]
+    logits = run_ir(network, validation, precision)["logits"]
+    if not np.isfinite(logits).all():
+        lost = int((~np.isfinite(logits).all(-1)).sum())
+        raise GateFailedError(
+            f"{lost:,} of {len(logits):,} validation images leave the range of {precision}; bf16 "
+            "has the range of fp32."
+        )
+    report = compare(precision, reference, logits, class_ids)
+    talk(report.words)
+    if not_worse(report.difference, most_drop) != "pass":
+        raise report.refusal(most_drop)
+    return report
+
+
+def compare(
+    precision: str, reference_nk: Floats, logits_nk: Floats, class_ids: Any
+) -> PrecisionReport:
+    """What a precision costs against fp32 on the same images."""
+    answers, before = logits_nk.argmax(-1), reference_nk.argmax(-1)
+    return PrecisionReport(
+        precision=precision,
+        fp32_accuracy=float((before == class_ids).mean()),
+        accuracy=float((answers == class_ids).mean()),
+        difference=paired_difference(answers == class_ids, before == class_ids),
+        agreement=float((answers == before).mean()),
+        images=len(class_ids),
     )
 
 
-def run(model: Any, image_nhwc: Floats, batch: int = 64) -> dict[str, Floats]:
-    """A network's outputs by name, float32 [N, ...]; arithmetic in fp32 where it is not int8."""
-    import openvino as ov
-
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    parts: dict[str, list[Floats]] = {}
-    for start in range(0, len(image_nhwc), batch):
-        results = compiled({"image": image_nhwc[start : start + batch]})
-        for port in compiled.outputs:
-            parts.setdefault(port.get_any_name(), []).append(np.array(results[port]))
-    return {name: np.concatenate(each) for name, each in parts.items()}
-
-
-def damage(core: Any, fp32: Path, calibration: Floats) -> dict[str, float]:
+def damage(fp32: Path, calibration: Floats) -> dict[str, float]:
     """How much each layer's own quantisation disturbs the logits, the worst first.
 
     Returns:
         Layer name to signal-to-noise ratio of the logits in dB with that layer alone quantised.
     """
+    import openvino as ov
+
     some = calibration[:64]
-    reference = run(core.read_model(fp32), some)["logits"]
+    reference = run_ir(fp32, some)["logits"]
     names = [
         each.get_friendly_name()
-        for each in core.read_model(fp32).get_ordered_ops()
+        for each in ov.Core().read_model(fp32).get_ordered_ops()
         if each.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
     ]
     found = {}
     for name in names:
         others = tuple(each for each in names if each != name)
-        logits = run(_quantized(core.read_model(fp32), some, others), some)["logits"]
+        logits = run_ir(calibrated(fp32, some, others), some)["logits"]
         noise = float(np.square(logits - reference).sum())
         found[name] = 10 * float(np.log10(np.square(reference).sum() / max(noise, 1e-20)))
     return dict(sorted(found.items(), key=lambda each: each[1]))
 
 
-def _quantized(model: Any, calibration: Floats, in_float: tuple[str, ...]) -> Any:
+def calibrated(fp32: Path, calibration: Floats, in_float: tuple[str, ...] = ()) -> Any:
+    """An eight-bit form of a network, however accurate.
+
+    Args:
+        fp32: The OpenVINO form with the input `image`.
+        calibration: Inputs [N, H, W, C] from which the ranges of all tensors are taken.
+        in_float: Layers that stay in floating point.
+    """
     import logging
 
     import nncf
+    import openvino as ov
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     dataset = nncf.Dataset([each[None] for each in calibration], lambda each: {"image": each})
     # Its progress bars go to standard output, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         return nncf.quantize(
-            model,
+            ov.Core().read_model(fp32),
             dataset,
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,

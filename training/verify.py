@@ -55,7 +55,7 @@ def _run(engine: str, record: EngineRecord, version: Path, image: Any) -> Array:
         return answer
     from training.openvino import run_ir
 
-    return run_ir(version / record.file, image)["logits"]
+    return run_ir(version / record.file, image, record.precision)["logits"]
 
 
 class DefaultEngine:
@@ -89,7 +89,7 @@ class DefaultEngine:
         if self._compiled is None:
             from training.openvino import compile_ir
 
-            self._compiled = compile_ir(self._version / self._record.file)
+            self._compiled = compile_ir(self._version / self._record.file, self._record.precision)
         return self._compiled
 
 

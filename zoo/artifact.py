@@ -78,7 +78,7 @@ class EngineRecord(Frozen):
 
     Attributes:
         file: Relative path of what the engine loads; "." is the SavedModel itself.
-        precision: "fp32", "int8"...
+        precision: What the engine computes in; OpenVINO's is one of `zoo.precision.PRECISIONS`.
         outputs: The outputs this form computes, by name; a signature is a choice among them.
         tolerance: Largest absolute difference of the logits from the golden ones, divided by
             the golden logits' standard deviation, that this engine may show.

@@ -22,7 +22,10 @@ PARTS = {
 }
 
 # Processor features that decide which precision pays, as Linux names them.
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+CPU_FEATURES = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_int8", "amx_bf16", "amx_fp16"),
+)
 
 PORTS = {"gRPC": 8500, "REST": 8501}
 

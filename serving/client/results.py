@@ -378,7 +378,8 @@ class VersionStatus(Result):
     Attributes:
         version: Its number; None when the server names none.
         state: "AVAILABLE" when it answers.
-        error: Why it failed; "" when it did not.
+        error: Why it failed; of a version that answers, what is not as it was published, such as
+            fp32 in place of bf16 on a processor without it; "" when all is well.
     """
 
     version: int | None

@@ -32,6 +32,11 @@ class LoadedModel(Protocol):
         """Whether rows of different requests may run together and come apart again."""
         ...
 
+    @property
+    def note(self) -> str:
+        """What its owner should know of how it runs here, one sentence; empty when nothing."""
+        ...
+
     def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Runs one batch.
 

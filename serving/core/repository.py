@@ -391,8 +391,12 @@ class Repository:
             self._unload(name, model, version)
         model.servables[version] = servable
         model.made_from[version] = made_from
-        model.statuses[version] = VersionStatus(version, VersionState.AVAILABLE)
+        model.statuses[version] = VersionStatus(
+            version, VersionState.AVAILABLE, error_message=servable.note
+        )
         log.info("%s version %d serves on %s", name, version, servable.engine)
+        if servable.note:
+            log.warning("%s version %d: %s", name, version, servable.note)
         return True
 
     def _refuse(
@@ -400,8 +404,10 @@ class Repository:
     ) -> None:
         log.error("%s version %d is refused: %s", name, version, reason)
         model.failed[version] = identity
-        if version in model.servables:
-            model.statuses[version] = VersionStatus(version, VersionState.AVAILABLE)
+        if serving := model.servables.get(version):
+            model.statuses[version] = VersionStatus(
+                version, VersionState.AVAILABLE, error_message=serving.note
+            )
         else:
             model.statuses[version] = VersionStatus(version, VersionState.END, "UNKNOWN", reason)
 

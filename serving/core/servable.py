@@ -534,6 +534,11 @@ class Servable:
             versions=versions,
         )
 
+    @property
+    def note(self) -> str:
+        """What its owner should know of how it runs here; empty when nothing."""
+        return self._loaded.note
+
     def worker_bytes(self) -> int:
         """What the engine's own process holds; 0 when it has none."""
         process_id = getattr(self._loaded, "process_id", None)

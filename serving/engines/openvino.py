@@ -11,8 +11,7 @@ from openvino import opset14 as ops
 from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
 from zoo.artifact import Manifest, SignatureRecord, TensorRecord
-
-_CONFIGURATION = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+from zoo.precision import HINTS, lacking
 
 # Weights of a network that is worth compiling a second time for a batch of one.
 MOST_TINY_BYTES = 4 << 20
@@ -25,6 +24,12 @@ class OpenVINOModel:
         version_path: The version's folder.
         manifest: What was published.
         streams: Batches that run at the same time, each on its share of the cores.
+
+    Attributes:
+        note: Why it does not compute in the precision it was published in; empty when it does.
+
+    Raises:
+        LoadError: there is no manifest, its precision is unknown, or OpenVINO refuses the network.
     """
 
     is_batchable = True
@@ -34,13 +39,18 @@ class OpenVINOModel:
             raise LoadError("OpenVINO runs published versions only; this one has no manifest.")
         record = manifest.engines["openvino"]
         core = ov.Core()
+        self.note = _shortfall(core, record.precision)
+        self._precision = "fp32" if self.note else record.precision
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[self._precision],
+        }
         try:
-            self._is_fp32 = record.precision == "fp32"
             network = self._network(core, version_path / record.file)
             self._compiled: Any = core.compile_model(
                 network,
                 "CPU",
-                _CONFIGURATION | {"NUM_STREAMS": str(streams)},
+                self._settings | {"NUM_STREAMS": str(streams)},
             )
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot load {record.file}: {_first_line(error)}") from error
@@ -53,7 +63,7 @@ class OpenVINOModel:
 
     def _network(self, core: Any, path: Path) -> ov.Model:
         network = core.read_model(path)
-        if self._is_fp32:
+        if self._precision == "fp32":
             part_dense_from_relu(network)
         return network
 
@@ -77,7 +87,7 @@ class OpenVINOModel:
         try:
             network.reshape(shape)
             return core.compile_model(
-                network, "CPU", _CONFIGURATION | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+                network, "CPU", self._settings | {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
             )
         except RuntimeError:
             # A network that fixes its batch inside; the general form serves it.
@@ -130,6 +140,24 @@ def part_dense_from_relu(network: ov.Model) -> None:
         if dense.get_type_name() == "MatMul":
             zero = ops.constant(0, relu.get_output_element_type(0))
             relu.output(0).replace(ops.maximum(relu.input_value(0), zero).output(0))
+
+
+def _shortfall(core: Any, precision: str) -> str:
+    """Why a version computes in fp32 and not as it was published; empty when it does.
+
+    The network on the disk is the fp32 one, so its answers are closer to Keras's, and slower: no
+    reason to stop serving because a replica was started on an older machine.
+    """
+    if precision not in HINTS:
+        raise LoadError(
+            f"The manifest says precision {precision!r}; this release knows {', '.join(HINTS)}."
+        )
+    why = lacking(
+        precision,
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+        core.get_property("CPU", "FULL_DEVICE_NAME"),
+    )
+    return f"Computes in fp32: {why}." if why else ""
 
 
 def _first_line(error: Exception) -> str:

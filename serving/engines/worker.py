@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {"tensorflow": "train", "openvino": "serve"}
 _HEAD = struct.Struct("<cQ")
-READY, REQUEST, REPLY, FAILURE = b"R", b"Q", b"A", b"F"
+NOTE, READY, REQUEST, REPLY, FAILURE = b"N", b"R", b"Q", b"A", b"F"
 
 # TensorFlow alone takes 10 to 16 s to import on a small machine.
 START_WITHIN_S = 120.0
@@ -71,10 +71,14 @@ class WorkerModel:
         version_path: The version's folder.
         engine: The engine's name.
         is_batchable: Whether rows of different requests may run together.
+
+    Attributes:
+        note: What the engine says of how it runs there; see `serving.core.engine`.
     """
 
     def __init__(self, version_path: Path, engine: str, *, is_batchable: bool) -> None:
         self.is_batchable = is_batchable
+        self.note = ""
         self._path = version_path
         self._engine = engine
         self._lock = threading.Lock()
@@ -100,6 +104,9 @@ class WorkerModel:
         self._connection = ours
         try:
             kind, body = _receive(ours)
+            if kind == NOTE:
+                self.note = body.decode()
+                kind, body = _receive(ours)
         except (EOFError, OSError) as error:
             code = self._stop()
             raise LoadError(
@@ -183,6 +190,8 @@ def main(file_number: int, path: Path, engine: str) -> None:
         except LoadError as error:
             _send(connection, FAILURE, _as_failure(error))
             return
+        if note := getattr(model, "note", ""):
+            _send(connection, NOTE, note.encode())
         metadata = ModelMetadata("worker", 1, model.signatures)
         _send(connection, READY, tfs_proto.encode_metadata_reply(metadata))
         while True:

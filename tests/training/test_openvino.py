@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.openvino import _pad_in_pools, run_ir
+from training.openvino import _pad_in_pools, compile_ir, run_ir
 
 pytestmark = pytest.mark.openvino
 
@@ -71,3 +71,13 @@ def test_another_padding_stays(settings):
     _pad_in_pools(model)
     assert "Pad" in kinds(model)
     np.testing.assert_array_equal(answer(model), before)
+
+
+def test_what_is_compiled_computes_in_what_was_asked_or_in_fp32():
+    import openvino as ov
+
+    native = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision, type_name, capability in (("bf16", "bf16", "BF16"), ("fp16", "f16", "FP16")):
+        compiled = compile_ir(pooled(), precision)
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        assert found == (type_name if capability in native else "f32")

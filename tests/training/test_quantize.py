@@ -1,14 +1,17 @@
-"""Eight-bit forms: accepted by what they cost, else refused with the layers that suffer most."""
+"""Fewer bits: accepted by what they cost, else refused with what would help."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from training import recipe as recipes
 from training.run import Run
-from zoo.artifact import read_manifest
-from zoo.errors import GateFailedError
+from zoo.artifact import EngineRecord, read_golden, read_manifest
+from zoo.errors import GateFailedError, UsageError
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.openvino]
 
@@ -99,3 +102,135 @@ def test_a_form_that_loses_too_much_is_refused_with_its_worst_layers(run, publis
 def test_a_version_read_back_is_the_one_that_was_written(published):
     manifest, place, _ = published
     assert read_manifest(place) == manifest
+
+
+# --- Sixteen bits ---------------------------------------------------------------------------------
+
+
+def has(capability):
+    import openvino as ov
+
+    return capability in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.parametrize(("precision", "capability"), [("bf16", "BF16"), ("fp16", "FP16")])
+def test_sixteen_bits_are_published_where_the_processor_has_them(
+    precision, capability, run, published, tmp_path
+):
+    from serving.engines.openvino import OpenVINOModel
+    from training.openvino import require, run_ir
+    from training.publish import publish
+
+    if not has(capability):
+        with pytest.raises(UsageError, match=rf"{precision} needs .* OpenVINO finds .*FP32"):
+            publish(run, tmp_path, precision=precision)
+        assert not list(tmp_path.iterdir())
+        with pytest.raises(UsageError, match=r"fp32, .*int8 work here"):
+            require(precision)
+        return
+    told = []
+    manifest, place = publish(run, tmp_path, precision=precision, most_drop=0.05, talk=told.append)
+    record = manifest.engines["openvino"]
+    assert (record.precision, record.file) == (precision, "assets.extra/convzoo/openvino/fp32.xml")
+    assert 1e-4 < record.measured <= record.tolerance < 1  # it does compute in fewer bits
+    report = json.loads((place / f"assets.extra/convzoo/report/{precision}.json").read_bytes())
+    assert (report["precision"], report["in_float"]) == (precision, [])
+    assert report["agreement"] > 0.95
+    assert any(line.startswith(f"{precision}: accuracy") for line in told)
+
+    # The server computes in it, too.
+    inputs, golden = read_golden(place)
+    model = OpenVINOModel(place, manifest)
+    found = model.run("logits", inputs)["logits"]
+    assert model.note == ""
+    model.close()
+    expected = run_ir(place / record.file, inputs["image"], precision)["logits"]
+    np.testing.assert_allclose(found, expected, atol=record.tolerance * golden["logits"].std())
+    assert np.abs(found - golden["logits"]).max() > 1e-4 * golden["logits"].std()
+
+
+def test_sixteen_bits_that_cost_too_much_are_refused(run, published):
+    from training.quantize import halve
+
+    if not has("BF16"):
+        pytest.skip("this processor has no BF16")
+    _, place, _ = published
+    preprocessing, arrays = run.preprocessing()
+    validation = run.sample("validation")
+    with pytest.raises(GateFailedError, match=r"bf16 changes the accuracy by .* at most \+10.00%"):
+        halve(
+            place / "assets.extra/convzoo/openvino/fp32.xml",
+            "bf16",
+            preprocessing.to_input(validation.pixels_nhwc, arrays),
+            validation.class_ids,
+            most_drop=-0.1,
+        )
+
+
+# A processor that OpenVINO takes for an older one: what it has no instructions for is not used.
+OLDER = {"OV_CPU_MAX_ISA": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def older(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | OLDER,
+    )
+
+
+def test_publishing_in_bf16_on_an_older_processor_is_refused_at_once(run, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "zoo.command", "publish", str(run.path)),
+            *("--base-path", str(tmp_path / "models"), "--precision", "bf16"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | OLDER,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "bf16 needs AVX512-BF16" in done.stderr
+    assert "OpenVINO finds FP32, INT8" in done.stderr
+    assert "fp32, int8 work here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+SERVED = """
+import sys
+from pathlib import Path
+import numpy as np
+from serving.engines.openvino import OpenVINOModel
+from training.openvino import run_ir
+from zoo.artifact import EngineRecord, read_golden, read_manifest
+place = Path(sys.argv[1])
+manifest = read_manifest(place)
+record = EngineRecord.model_validate_json(sys.argv[2])
+manifest = manifest.model_copy(update={"engines": {"openvino": record}})
+inputs, golden = read_golden(place)
+model = OpenVINOModel(place, manifest)
+found = model.run("logits", inputs)["logits"]
+print(np.abs(found - golden["logits"]).max() / golden["logits"].std())
+print(model.note)
+"""
+
+
+def test_an_older_processor_serves_bf16_in_fp32_and_says_so(published):
+    """Published where there is bf16, and served where there is none."""
+    manifest, place, _ = published
+    record = EngineRecord(
+        file="assets.extra/convzoo/openvino/fp32.xml",
+        precision="bf16",
+        outputs=manifest.engines["openvino"].outputs,
+        tolerance=0.05,
+        measured=0.01,
+    )
+    done = older(SERVED, place, record.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    difference, note = done.stdout.splitlines()
+    assert float(difference) < 1e-4
+    assert note.startswith("Computes in fp32: bf16 needs AVX512-BF16")

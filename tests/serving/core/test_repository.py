@@ -276,3 +276,42 @@ async def test_a_draining_server_refuses_what_is_new(repository, tmp_path):
     assert not service.is_ready()
     with pytest.raises(NotReadyError, match="stopping"):
         await service.predict(PredictCall(Target("tiny"), {"image": IMAGE}))
+
+
+@pytest.mark.parametrize("is_isolated", [False, True])
+async def test_a_precision_that_this_processor_lacks_is_told_with_the_state(
+    is_isolated, tmp_path, caplog
+):
+    import openvino as ov
+
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision in ("bf16", "fp16"):
+        publish_tiny(tmp_path, precision, precision=precision)
+    options = VersionOptions(is_tuned=False, is_isolated=is_isolated)
+    with ThreadPoolExecutor(1) as decoders:
+
+        def load(settings, version, path):
+            return Servable(settings.name, version, path, options=options, decoders=decoders)
+
+        repository = Repository(BasePath(tmp_path, options=options), load, drain_limit_s=2.0)
+        await repository.refresh()
+        for precision in ("bf16", "fp16"):
+            (status,) = repository.status(Target(precision)).versions
+            assert (status.state.value, status.error_code) == ("AVAILABLE", "OK")
+            if precision.upper() in capabilities:
+                assert status.error_message == ""
+            else:
+                assert status.error_message.startswith(f"Computes in fp32: {precision} needs")
+                assert f"{precision} version 1: {status.error_message}" in caplog.text
+            call = PredictCall(Target(precision), {"image": IMAGE}, "logits")
+            reply = await repository.find(Target(precision)).predict(call)
+            np.testing.assert_allclose(reply.outputs["logits"], logits_of(IMAGE), atol=0.02)
+        await repository.close()
+
+
+async def test_a_precision_of_a_later_release_is_refused_by_name(repository, tmp_path):
+    publish_tiny(tmp_path, precision="fp4")
+    await repository.refresh()
+    (status,) = repository.status(Target("tiny")).versions
+    assert status.state.value == "END"
+    assert "precision 'fp4'; this release knows fp32, bf16, fp16, int8" in status.error_message
