@@ -1,6 +1,8 @@
 """Publishes networks with fresh weights: as fast as trained ones, and there in minutes.
 
-python -m benchmarks.untrained BASE_PATH lenet5_modern alexnet googlenet
+    python -m benchmarks.untrained BASE_PATH lenet5_modern alexnet googlenet
+
+Version 1 is in fp32. Other precisions are made by `publish_untrained` as further versions.
 """
 
 import shutil
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training import openvino
+from training import openvino, quantize
 from training.publish import (
     FP32_TOLERANCE,
     OPENVINO_FP32,
+    OPENVINO_INT8,
     OUTPUTS,
     SIGNATURES,
     export,
@@ -33,37 +36,59 @@ from zoo.artifact import (
 from zoo.catalog import create
 from zoo.preprocess import ImageInput, Preprocessing, Resize, Scale
 
+# What a precision is published as.
+VERSIONS = {"fp32": 1, "int8": 2, "bf16": 3}
+CALIBRATION_IMAGES = 32
 
-def publish_untrained(base_path: Path, name: str) -> Path:
-    """Publishes a network of the catalog as version 1, unless it is there already."""
-    if 1 in list_versions(base_path / name):
-        return base_path / name / "1"
+
+def publish_untrained(base_path: Path, name: str, precision: str = "fp32") -> Path:
+    """Publishes a network of the catalog in a precision, unless it is there already.
+
+    Args:
+        base_path: The folder a server watches.
+        name: The network's name in the catalog.
+        precision: One of `VERSIONS`. int8 is calibrated on noise: for speed that is all the same.
+
+    Returns:
+        The version's folder.
+    """
+    version = VERSIONS[precision]
+    if version in list_versions(base_path / name):
+        return base_path / name / str(version)
     model = create(name)
     height, width, channels = model.input_shape[1:]
     classes = int(model.output_shape[-1])
     rng = np.random.default_rng(0)
     image = rng.standard_normal((4, height, width, channels)).astype(np.float32)
     golden = outputs_of(model, image)
-    with draft_version(base_path, name) as draft:
+    with draft_version(base_path, name, version) as draft:
         export(model, draft.path, SIGNATURES)
         write_golden(draft.path, {"image": image}, golden)
         with tempfile.TemporaryDirectory() as scratch:
             export(model, Path(scratch), {"serving_default": OUTPUTS})
             openvino.write_ir(Path(scratch), OUTPUTS, draft.path / OPENVINO_FP32)
-        found = openvino.run_ir(draft.path / OPENVINO_FP32, image)
+        file = OPENVINO_FP32
+        if precision == "int8":
+            shape = (CALIBRATION_IMAGES, height, width, channels)
+            some = rng.standard_normal(shape).astype(np.float32)
+            eight_bits = quantize.calibrated(draft.path / OPENVINO_FP32, some)
+            file = OPENVINO_INT8
+            openvino.save(eight_bits, draft.path / file)
+        found = openvino.run_ir(draft.path / file, image, precision)
+        measured = difference(found["logits"], golden["logits"])
         tensor = TensorRecord(dtype="float32", shape=(-1, classes))
         taken = {"image": TensorRecord(dtype="float32", shape=(-1, height, width, channels))}
         engine = EngineRecord(
-            file=OPENVINO_FP32,
-            precision="fp32",
+            file=file,
+            precision=precision,
             outputs=OUTPUTS,
-            tolerance=FP32_TOLERANCE,
-            measured=difference(found["logits"], golden["logits"]),
+            tolerance=FP32_TOLERANCE if precision == "fp32" else 3 * measured,
+            measured=measured,
         )
         return draft.commit(
             Manifest(
                 model=name,
-                version=1,
+                version=version,
                 architecture=Architecture(name=name),
                 preprocessing=Preprocessing(
                     input=ImageInput(
@@ -83,7 +108,9 @@ def publish_untrained(base_path: Path, name: str) -> Path:
                 },
                 engines={
                     "openvino": engine,
-                    "tensorflow": engine.model_copy(update={"file": "."}),
+                    "tensorflow": engine.model_copy(
+                        update={"file": ".", "precision": "fp32", "tolerance": FP32_TOLERANCE}
+                    ),
                 },
                 default_engine="openvino",
             )
@@ -91,7 +118,8 @@ def publish_untrained(base_path: Path, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    base_path, *names = sys.argv[1:]
-    for each in names:
-        print(publish_untrained(Path(base_path), each), flush=True)
+    base_path, *wanted = sys.argv[1:]
+    for each in wanted:
+        network, _, bits = each.partition(":")
+        print(publish_untrained(Path(base_path), network, bits or "fp32"), flush=True)
     shutil.rmtree(Path(base_path) / ".draft", ignore_errors=True)
