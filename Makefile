@@ -24,6 +24,10 @@ check: env  ## The fast subset: format, lint, types, import rules, tests that ne
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci deploy/gitlab/.gitlab-ci.yml
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/python -m pytest -q -m "not tensorflow and not openvino and not jax and not ray and not e2e and not slow"
 
 # Foreign clients live in an environment of their own: their pins clash with ours.
