@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASETS ?= ../shared/datasets
 
-.PHONY: env demo test check witness foreign lock proto clean
+.PHONY: env demo test check witness foreign registries lock proto clean
 
 env: $(VENV)/.complete
 
@@ -53,6 +53,20 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 build/triton/.complete: tests/witnesses/triton.lock
 	$(SYSTEM_PYTHON) -m venv build/triton
 	build/triton/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+# Drivers and servers of an object store: a hundred megabytes that nothing else needs. What is not
+# there is taken from the first environment.
+registries: env build/s3/.complete  ## Base paths on an S3 server.
+	build/s3/bin/python -m pytest -q tests/zoo/test_remote.py tests/e2e/test_remote.py
+
+PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+build/%/.complete: tests/witnesses/%.lock
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" \
+	  > "$$(build/$*/bin/python $(PACKAGES))/first.pth"
 	@touch $@
 
 test: check witness  ## Everything that must pass.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.precision import NEEDS, PRECISIONS, Precision
+from zoo.url import PathOrUrl, Url
 
 if TYPE_CHECKING:
     from training.data.check import DataReport
@@ -95,7 +96,7 @@ def train(
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PathOrUrl(path_type=Path))
 @click.argument("source", required=False)
 @click.option(
     "--part",
@@ -119,7 +120,7 @@ def train(
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def evaluate(
-    path: Path,
+    path: Path | Url,
     source: str | None,
     part: str,
     views: str,
@@ -139,28 +140,32 @@ def evaluate(
     from training.run import Run
 
     if source is None:
+        if isinstance(path, Url):
+            raise click.UsageError("On what? A version is measured on a SOURCE, e.g. mnist.")
         found = Run(path)
         found.require_complete()
         _tell(path, found.evaluation(), as_json=as_json)
         return
     from training.measure import measure
+    from zoo.checkout import on_disk
 
-    evaluation = measure(
-        path,
-        source,
-        part=part,
-        kind=views,
-        is_robustness_wanted=not no_robustness,
-        out=out,
-        talk=lambda line: click.echo(line, err=True),
-    )
+    with on_disk(path) as folder:
+        evaluation = measure(
+            folder,
+            source,
+            part=part,
+            kind=views,
+            is_robustness_wanted=not no_robustness,
+            out=out,
+            talk=lambda line: click.echo(line, err=True),
+        )
     _tell(path, evaluation, as_json=as_json)
     if out is not None:
         click.echo(f"Report: {out / 'report.html'}", err=True)
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PathOrUrl(path_type=Path))
 @click.argument("source")
 @click.option("--layer", help="A layer's name; the one before the last dense layer when not given.")
 @click.option(
@@ -169,7 +174,9 @@ def evaluate(
     help="Write the features as an .npz file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
-def features(path: Path, source: str, layer: str | None, out: Path | None, as_json: bool) -> None:
+def features(
+    path: Path | Url, source: str, layer: str | None, out: Path | None, as_json: bool
+) -> None:
     r"""What a trained network sees in SOURCE, and how far simple classifiers get with it.
 
     Fits logistic regression, a linear support vector machine and nearest neighbours on a layer's
@@ -180,10 +187,12 @@ def features(path: Path, source: str, layer: str | None, out: Path | None, as_js
     convzoo features models/vgg16/1 photos/ --layer fc6 --out features.npz
     """
     from training.features import classify_features
+    from zoo.checkout import on_disk
 
-    found = classify_features(
-        path, source, layer, out, talk=lambda line: click.echo(line, err=True)
-    )
+    with on_disk(path) as folder:
+        found = classify_features(
+            folder, source, layer, out, talk=lambda line: click.echo(line, err=True)
+        )
     if as_json:
         click.echo(found.model_dump_json())
         return
@@ -276,9 +285,9 @@ def _tell_data(report: "DataReport") -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--base-path",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathOrUrl(path_type=Path, file_okay=False),
     required=True,
-    help="The folder the server watches; made when missing.",
+    help="The folder or URL (s3://, gs://, az://) the server watches; made when missing.",
 )
 @click.option("--model", "name", help="The model's name; the recipe's when not given.")
 @click.option("--version", type=click.IntRange(min=1), help="The next free number when not given.")
@@ -299,7 +308,7 @@ def _tell_data(report: "DataReport") -> None:
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def publish(
     run: Path,
-    base_path: Path,
+    base_path: Path | Url,
     name: str | None,
     version: int | None,
     precision: Precision,
@@ -349,7 +358,7 @@ def publish(
         click.echo(str(place))
 
 
-def _tell(path: Path, evaluation: "Evaluation", *, as_json: bool) -> None:
+def _tell(path: Path | Url, evaluation: "Evaluation", *, as_json: bool) -> None:
     if as_json:
         plain = evaluation.model_dump(mode="json")
         click.echo(json.dumps({"run": str(path), **plain}))

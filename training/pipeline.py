@@ -7,10 +7,11 @@ key of the step before. A step whose key is in `state.json` is skipped. Every st
 whole result or none, so a pipeline that was killed anywhere goes on when it is run again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +34,11 @@ from zoo.artifact import (
     read_manifest,
     write_atomically,
 )
+from zoo.checkout import Checkout, checkout
 from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageError
 from zoo.frozen import Frozen
 from zoo.precision import NEEDS, Precision
+from zoo.url import Place, Url
 from zoo.versions import check_version, lock, promote, prune, write_gate
 
 STEPS = ("check", "train", "publish", "gate", "promote")
@@ -67,7 +70,7 @@ class Pipeline(Frozen):
         recipe: A bundled recipe's name or a YAML file, beside the pipeline file.
         overrides: Values in place of the recipe's, by key with dots.
         data_dir: Where the data is.
-        base_path: The folder the server watches.
+        base_path: The folder or URL the server watches.
         work_dir: Where runs and the pipeline's state are kept.
         model: The model's name; the recipe's when None.
         against: The label that candidates are compared with.
@@ -76,7 +79,7 @@ class Pipeline(Frozen):
     recipe: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     data_dir: Path | None = None
-    base_path: Path = Path("models")
+    base_path: Place = Path("models")
     work_dir: Path = Path("pipeline")
     model: str | None = None
     against: str = "stable"
@@ -127,10 +130,10 @@ def read(file: Path, overrides: Iterable[str] = ()) -> Pipeline:
     except ValidationError as error:
         raise UsageError(f"{file}: {first_fault(error)}") from error
     folder = file.resolve().parent
-    moved = {
-        name: folder / getattr(found, name)
+    moved: dict[str, Path | str] = {
+        name: folder / place
         for name in ("data_dir", "base_path", "work_dir")
-        if getattr(found, name) is not None
+        if isinstance(place := getattr(found, name), Path)
     }
     if found.recipe not in recipes.bundled():
         moved["recipe"] = str(folder / found.recipe)
@@ -163,11 +166,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 class _Work:
     """One pipeline at work: its recipe, its keys, what it has done before."""
 
-    def __init__(self, settings: Pipeline) -> None:
+    def __init__(self, settings: Pipeline, recipe: Recipe, opened: Checkout) -> None:
         self.settings = settings
-        self.recipe = _recipe(settings)
-        self.model = settings.model or self.recipe.publish_as or self.recipe.model.name
-        self.model_path = settings.base_path / self.model
+        self.recipe = recipe
+        self.opened = opened
+        self.model = opened.path.name
+        self.model_path = opened.path
         self.data_sha256 = _data_sha256(self.recipe)
         self._state_file = settings.work_dir / "state.json"
         self.state = self._read_state()
@@ -230,9 +234,21 @@ class _Work:
         return state if isinstance(state, dict) else {}
 
 
+@contextlib.contextmanager
+def _work(settings: Pipeline) -> Iterator[_Work]:
+    recipe = _recipe(settings)
+    model = settings.model or recipe.publish_as or recipe.model.name
+    with checkout(settings.base_path, model) as opened:
+        yield _Work(settings, recipe, opened)
+
+
 def plan(settings: Pipeline) -> list[Step]:
     """What would be done, and why; nothing is changed."""
-    work = _Work(settings)
+    with _work(settings) as work:
+        return _plan(work)
+
+
+def _plan(work: _Work) -> list[Step]:
     steps, is_changed = [], False
     for name in STEPS:
         done = not is_changed and work.is_done(name)
@@ -264,52 +280,68 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
         ParityError: the candidate is not what was published.
         InterruptedRunError: stopped; the same call goes on.
         UsageError: this processor does not have the precision to publish in.
+        RemoteError: the object store does not answer; the same call goes on.
     """
     if settings.publish.precision in NEEDS:
         # Hours of training come before the step that needs it.
         from training.openvino import require
 
         require(settings.publish.precision)
-    work = _Work(settings)
-    with lock(work.model_path, ".pipeline.lock", is_waiting=False):
-        ran: list[str] = []
-        for name, step in (("check", _check), ("train", _train), ("publish", _publish)):
-            if work.is_done(name):
-                talk(f"{name}: nothing has changed")
-                continue
-            talk(f"{name}: {work.model}")
-            step(work, talk)
-            ran.append(name)
-        version = int(work.state["publish"]["version"])
-        if not work.is_done("gate"):
-            talk(f"gate: version {version}")
-            _gate(work, version, talk)
-            ran.append("gate")
-        else:
-            talk("gate: nothing has changed")
-        # What was published may have been damaged since.
-        check_version(work.model_path / str(version))
-        _require_passed(work, version)
-        label = settings.promote.label
-        if label is not None and not work.is_done("promote"):
-            talk(f"promote: {label} names version {version}")
-            promote(work.model_path, version, label=label, why=f"pipeline {work.keys['gate'][:12]}")
-            ran.append("promote")
-            if settings.promote.keep is not None:
-                removed = prune(work.model_path, settings.promote.keep)
-                talk(f"promote: removed {', '.join(map(str, removed)) or 'none'}")
-        work.note("promote", version=version)
-        return Result(
-            model=work.model,
-            version=version,
-            promoted="promote" in ran,
-            ran=tuple(ran),
-            words=f"{work.model}: {label} names version {version}"
-            if "promote" in ran
-            else f"{work.model}: nothing to do, version {version} is in place"
-            if not ran
-            else f"{work.model}: version {version} is published and passed its gates",
+    with _work(settings) as work:
+        # An object store has no locks: there, one machine's pipelines keep apart, and two
+        # machines' are told of each other when a label moves.
+        place = (
+            settings.work_dir / work.model
+            if isinstance(settings.base_path, Url)
+            else work.model_path
         )
+        with lock(place, ".pipeline.lock", is_waiting=False):
+            return _run(work, talk)
+
+
+def _run(work: _Work, talk: Callable[[str], None]) -> Result:
+    settings = work.settings
+    ran: list[str] = []
+    for name, step in (("check", _check), ("train", _train), ("publish", _publish)):
+        if work.is_done(name):
+            talk(f"{name}: nothing has changed")
+            continue
+        talk(f"{name}: {work.model}")
+        step(work, talk)
+        ran.append(name)
+    version = int(work.state["publish"]["version"])
+    if not work.is_done("gate"):
+        talk(f"gate: version {version}")
+        _gate(work, version, talk)
+        ran.append("gate")
+    else:
+        talk("gate: nothing has changed")
+    # What was published may have been damaged since.
+    work.opened.need(version)
+    check_version(work.model_path / str(version))
+    _require_passed(work, version)
+    label = settings.promote.label
+    if label is not None and not work.is_done("promote"):
+        talk(f"promote: {label} names version {version}")
+        promote(work.model_path, version, label=label, why=f"pipeline {work.keys['gate'][:12]}")
+        work.opened.push()
+        ran.append("promote")
+        if settings.promote.keep is not None:
+            removed = prune(work.model_path, settings.promote.keep)
+            work.opened.push()
+            talk(f"promote: removed {', '.join(map(str, removed)) or 'none'}")
+    work.note("promote", version=version)
+    return Result(
+        model=work.model,
+        version=version,
+        promoted="promote" in ran,
+        ran=tuple(ran),
+        words=f"{work.model}: {label} names version {version}"
+        if "promote" in ran
+        else f"{work.model}: nothing to do, version {version} is in place"
+        if not ran
+        else f"{work.model}: version {version} is published and passed its gates",
+    )
 
 
 def _check(work: _Work, talk: Callable[[str], None]) -> None:
@@ -359,13 +391,14 @@ def _publish(work: _Work, talk: Callable[[str], None]) -> None:
 
         manifest, _ = publish(
             work.run,
-            work.settings.base_path,
+            work.opened.base_path,
             name=work.model,
             precision=settings.precision,
             most_drop=settings.most_drop,
             talk=lambda line: talk(f"publish: {line}"),
         )
-        version = manifest.version
+        path = work.model_path / str(manifest.version)
+        version = int(work.opened.publish(path, is_fixed=False).name)
     work.note("publish", version=version)
 
 
@@ -387,10 +420,11 @@ def _gate(work: _Work, version: int, talk: Callable[[str], None]) -> None:
     from training.gate import judge
 
     number = read_labels(work.model_path).get(work.settings.against)
-    versions = list_versions(work.model_path)
-    baseline = versions.get(number) if number not in (None, version) else None
+    baseline = None
+    if number is not None and number != version and number in list_versions(work.model_path):
+        baseline = work.opened.need(number)
     report = judge(
-        versions[version],
+        work.opened.need(version),
         baseline,
         work.recipe.data,
         work.settings.gates,
@@ -398,6 +432,7 @@ def _gate(work: _Work, version: int, talk: Callable[[str], None]) -> None:
     )
     text = report.model_dump_json(indent=2)
     write_gate(work.model_path, version, text)
+    work.opened.push()
     write_atomically(work.settings.work_dir / "gate.json", text.encode() + b"\n")
     work.note("gate", version=version, outcome=report.outcome)
     _write_summaries(work, report)

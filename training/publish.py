@@ -42,9 +42,11 @@ from zoo.artifact import (
     write_atomically,
     write_golden,
 )
+from zoo.checkout import checkout
 from zoo.errors import ParityError, VersionExistsError
 from zoo.precision import Precision
 from zoo.preprocess import Floats
+from zoo.url import Url
 
 OPENVINO_FP32 = "assets.extra/convzoo/openvino/fp32.xml"
 OPENVINO_INT8 = "assets.extra/convzoo/openvino/int8.xml"
@@ -65,19 +67,19 @@ OUTPUTS = ("logits", "probabilities")
 
 def publish(
     run: Run,
-    base_path: Path,
+    base_path: Path | Url,
     *,
     name: str | None = None,
     version: int | None = None,
     precision: Precision = "fp32",
     most_drop: float = 0.005,
     talk: Callable[[str], None] = lambda _: None,
-) -> tuple[Manifest, Path]:
+) -> tuple[Manifest, Path | Url]:
     """Writes a complete run as the next (or the given) version of a model.
 
     Args:
         run: A complete run.
-        base_path: The folder a server watches; made when missing.
+        base_path: The folder or URL a server watches; made when missing.
         name: The model's name; the recipe's `publish_as`, or its network's name, when None.
         version: The next free number when None.
         precision: What the OpenVINO form computes in.
@@ -85,10 +87,12 @@ def publish(
         talk: Takes one line for each stage.
 
     Returns:
-        The manifest and the version's folder.
+        The manifest and the version's place.
 
     Raises:
-        UsageError: the run is not complete, or this processor does not have the precision.
+        UsageError: the run is not complete, the URL cannot be used, or this processor does not
+            have the precision.
+        RemoteError: the object store does not answer, or refuses.
         ArtifactError: the base path cannot be written, or the version is taken.
         ParityError: an engine does not agree with Keras; nothing is published.
         GateFailedError: fewer bits cost more accuracy than `most_drop`; nothing is published.
@@ -97,18 +101,20 @@ def publish(
     openvino.require(precision)
     recipe = run.recipe()
     model_name = name or recipe.publish_as or recipe.model.name
-    if version is not None and version in list_versions(base_path / model_name):
-        raise VersionExistsError(
-            f"Version {version} of {model_name!r} exists already; "
-            "a published version is never overwritten."
-        )
-    with draft_version(base_path, model_name, version) as draft:
-        manifest = _fill(draft, run, model_name, talk)
-        if precision != "fp32":
-            manifest = _in_fewer_bits(draft, run, manifest, precision, most_drop, talk)
-        (draft.path / MODEL_CARD).write_text(card.render(manifest, run.record().data), "utf-8")
-        place = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
-    return read_manifest(place), place
+    with checkout(base_path, model_name) as opened:
+        if version is not None and version in list_versions(opened.path):
+            raise VersionExistsError(
+                f"Version {version} of {model_name!r} exists already; "
+                "a published version is never overwritten."
+            )
+        with draft_version(opened.base_path, model_name, version) as draft:
+            manifest = _fill(draft, run, model_name, talk)
+            if precision != "fp32":
+                manifest = _in_fewer_bits(draft, run, manifest, precision, most_drop, talk)
+            (draft.path / MODEL_CARD).write_text(card.render(manifest, run.record().data), "utf-8")
+            path = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
+        place = opened.publish(path, is_fixed=version is not None)
+        return read_manifest(opened.path / place.name), place
 
 
 def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) -> Manifest:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.url import PathOrUrl, Url
+
 if TYPE_CHECKING:
     from training.gate import GateReport
+    from zoo.versions import Move
 
 BASE_PATH = click.option(
     "--base-path",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("models"),
+    type=PathOrUrl(path_type=Path, file_okay=False),
+    default="models",
     show_default=True,
-    help="The folder the server watches.",
+    help="The folder or URL (s3://, gs://, az://) that the server watches.",
 )
 LABEL = click.option("--label", default="stable", show_default=True, help="The label to move.")
 JSON = click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
@@ -26,7 +29,7 @@ def _talk(line: str) -> None:
 
 
 @click.command()
-@click.argument("candidate", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("candidate", type=PathOrUrl(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--against",
     default="stable",
@@ -52,7 +55,7 @@ def _talk(line: str) -> None:
 )
 @JSON
 def gate(
-    candidate: Path,
+    candidate: Path | Url,
     against: str,
     data: str | None,
     data_dir: Path | None,
@@ -61,7 +64,7 @@ def gate(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Judges CANDIDATE, a version's folder, against the version in production.
+    r"""Judges CANDIDATE, a version's folder or URL, against the version in production.
 
     Exit codes: 0 pass, 4 fail, 5 inconclusive, 7 not what was published.
 
@@ -71,25 +74,39 @@ def gate(
     """
     from training import gate as gates
     from training.pipeline import read_gates
-    from zoo.artifact import list_versions, read_labels, read_manifest
+    from zoo.artifact import read_labels, read_manifest
+    from zoo.checkout import checkout
     from zoo.versions import resolve, write_gate
 
-    model_path = candidate.resolve().parent
-    baseline = None
-    if against != "none" and (against != "stable" or "stable" in read_labels(model_path)):
-        number = resolve(model_path, against)
-        if str(number) != candidate.resolve().name:
-            baseline = list_versions(model_path)[number]
-    source = gates.find_source(read_manifest(candidate), data, data_dir)
-    settings = read_gates(config) if config is not None else None
-    report = gates.judge(candidate.resolve(), baseline, source, settings, _talk)
-    write_gate(model_path, report.version, report.model_dump_json(indent=2))
+    place = candidate if isinstance(candidate, Url) else candidate.resolve()
+    with checkout(place.parent.parent, place.parent.name) as model:
+        path = place if isinstance(place, Path) else model.need(_version_of(place))
+        baseline = None
+        if against != "none" and (against != "stable" or "stable" in read_labels(model.path)):
+            number = resolve(model.path, against)
+            if str(number) != path.name:
+                baseline = model.need(number)
+        source = gates.find_source(read_manifest(path), data, data_dir)
+        settings = read_gates(config) if config is not None else None
+        report = gates.judge(path, baseline, source, settings, _talk)
+        write_gate(model.path, report.version, report.model_dump_json(indent=2))
+        model.push()
     write_reports(report, junit, markdown)
     if as_json:
         click.echo(report.model_dump_json())
     else:
         show(report)
     raise_outcome(report)
+
+
+def _version_of(url: Url) -> int:
+    from zoo.artifact import version_number
+    from zoo.errors import UsageError
+
+    number = version_number(url.name)
+    if number is None:
+        raise UsageError(f"{url} is no version: <base path>/<model>/<version> would be.")
+    return number
 
 
 def write_reports(report: "GateReport", junit: Path | None, markdown: Path | None) -> None:
@@ -157,7 +174,13 @@ def raise_outcome(report: "GateReport") -> None:
 @click.option("--force", is_flag=True, help="Promote a version that did not pass; needs --why.")
 @JSON
 def promote(
-    model: str, version: str, base_path: Path, label: str, why: str, force: bool, as_json: bool
+    model: str,
+    version: str,
+    base_path: Path | Url,
+    label: str,
+    why: str,
+    force: bool,
+    as_json: bool,
 ) -> None:
     r"""Points a label of MODEL to VERSION: a number, another label, or latest.
 
@@ -169,11 +192,13 @@ def promote(
     convzoo promote lenet5_modern canary --label stable --why "a week without complaints"
     """
     from zoo import versions
+    from zoo.checkout import open_model
 
-    place = versions.find_model(base_path, model)
-    move = versions.promote(
-        place, versions.resolve(place, version), label=label, why=why, is_forced=force
-    )
+    with open_model(base_path, model) as opened:
+        number = versions.resolve(opened.path, version)
+        opened.need(number)
+        move = versions.promote(opened.path, number, label=label, why=why, is_forced=force)
+        opened.push()
     _tell_move(model, move, as_json=as_json)
 
 
@@ -183,11 +208,15 @@ def promote(
 @LABEL
 @click.option("--why", default="", help="The reason, for the history.")
 @JSON
-def rollback(model: str, base_path: Path, label: str, why: str, as_json: bool) -> None:
+def rollback(model: str, base_path: Path | Url, label: str, why: str, as_json: bool) -> None:
     """Points a label of MODEL back to where it was before its last move."""
     from zoo import versions
+    from zoo.checkout import open_model
 
-    move = versions.rollback(versions.find_model(base_path, model), label=label, why=why)
+    with open_model(base_path, model) as opened:
+        opened.need(versions.previous(opened.path, label))
+        move = versions.rollback(opened.path, label=label, why=why)
+        opened.push()
     _tell_move(model, move, as_json=as_json)
 
 
@@ -216,43 +245,50 @@ def _tell_move(model: str, move: Any, *, as_json: bool) -> None:
 @JSON
 def versions_command(
     model: str | None,
-    base_path: Path,
+    base_path: Path | Url,
     is_history_wanted: bool,
     prune: int | None,
     as_json: bool,
 ) -> None:
     """Lists the versions of MODEL, or of all models: accuracy, labels, gates."""
     from zoo import versions
-    from zoo.artifact import list_models
+    from zoo.checkout import list_places, open_model
 
     if model is None:
         if prune is not None or is_history_wanted:
             raise click.UsageError("Which MODEL?")
-        names = list_models(base_path) if base_path.is_dir() else {}
-        rows = [row for name, place in names.items() for row in _rows(name, place)]
+        rows = []
+        for name in list_places(base_path):
+            with open_model(base_path, name) as opened:
+                rows += _rows(name, opened.path)
         _show_rows(rows, as_json=as_json)
         return
-    place = versions.find_model(base_path, model)
-    if prune is not None:
-        removed = versions.prune(place, prune)
-        click.echo(
-            json.dumps({"removed": removed})
-            if as_json
-            else f"Removed: {', '.join(map(str, removed)) or 'none'}"
-        )
-        return
-    if is_history_wanted:
-        moves = versions.history(place)
-        if as_json:
-            click.echo(json.dumps([move.model_dump(mode="json") for move in moves]))
-        for move in moves if not as_json else ():
-            forced = ", forced" if move.forced else ""
+    with open_model(base_path, model) as opened:
+        if prune is not None:
+            removed = versions.prune(opened.path, prune)
+            opened.push()
+            removed += opened.remove_dead_uploads()
             click.echo(
-                f"{move.time:%Y-%m-%d %H:%M:%S} {move.label}: {move.before or '-'} -> "
-                f"{move.version or '-'} by {move.who}{forced}: {move.why or 'no reason given'}"
+                json.dumps({"removed": removed})
+                if as_json
+                else f"Removed: {', '.join(map(str, removed)) or 'none'}"
             )
+        elif is_history_wanted:
+            _show_history(versions.history(opened.path), as_json=as_json)
+        else:
+            _show_rows(_rows(model, opened.path), as_json=as_json)
+
+
+def _show_history(moves: "list[Move]", *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([move.model_dump(mode="json") for move in moves]))
         return
-    _show_rows(_rows(model, place), as_json=as_json)
+    for move in moves:
+        forced = ", forced" if move.forced else ""
+        click.echo(
+            f"{move.time:%Y-%m-%d %H:%M:%S} {move.label}: {move.before or '-'} -> "
+            f"{move.version or '-'} by {move.who}{forced}: {move.why or 'no reason given'}"
+        )
 
 
 def _rows(model: str, place: Path) -> list[dict[str, Any]]:

@@ -296,6 +296,13 @@ def _write_manifest(root: Path, manifest: Manifest) -> None:
     path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def renumber(version_path: Path, version: int) -> Path:
+    """Gives a version that nobody has seen yet another number; returns its folder."""
+    manifest = read_manifest(version_path).model_copy(update={"version": version})
+    _write_manifest(version_path, manifest)
+    return version_path.rename(version_path.with_name(str(version)))
+
+
 def _fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

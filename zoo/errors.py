@@ -11,6 +11,7 @@
     +-- ArtifactError            3
     |   +-- CorruptVersionError
     |   +-- VersionExistsError   2
+    |   +-- RemoteError          6
     +-- GateFailedError          4
     +-- InconclusiveError        5
     +-- InterruptedRunError      6
@@ -59,6 +60,12 @@ class VersionExistsError(ArtifactError):
     """A version number that is taken already."""
 
     exit_code = 2
+
+
+class RemoteError(ArtifactError):
+    """An object store that does not answer, or refuses; what was begun can be begun again."""
+
+    exit_code = 6
 
 
 class InterruptedRunError(ConvzooError):

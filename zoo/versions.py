@@ -150,18 +150,28 @@ def rollback(model_path: Path, *, label: str = STABLE, why: str = "") -> Move:
         UsageError: it was never anywhere else, or that version is gone.
     """
     with lock(model_path):
-        labels = read_labels(model_path)
-        if label not in labels:
-            raise UsageError(unknown(f"label of {model_path.name}", label, labels))
-        before = _before(model_path, label, labels[label])
-        if before is None:
-            raise UsageError(f"{label!r} of {model_path.name!r} never named another version.")
-        if before not in list_versions(model_path):
-            raise UsageError(f"Version {before} of {model_path.name!r} is no longer there.")
+        before = previous(model_path, label)
         recipe = check_version(model_path / str(before))
         return _move(
             model_path, label, before, why=why or "rollback", recipe=recipe, is_forced=False
         )
+
+
+def previous(model_path: Path, label: str) -> int:
+    """Where `rollback` would point a label.
+
+    Raises:
+        UsageError: it was never anywhere else, or that version is gone.
+    """
+    labels = read_labels(model_path)
+    if label not in labels:
+        raise UsageError(unknown(f"label of {model_path.name}", label, labels))
+    before = _before(model_path, label, labels[label])
+    if before is None:
+        raise UsageError(f"{label!r} of {model_path.name!r} never named another version.")
+    if before not in list_versions(model_path):
+        raise UsageError(f"Version {before} of {model_path.name!r} is no longer there.")
+    return before
 
 
 def _before(model_path: Path, label: str, current: int) -> int | None:
@@ -290,7 +300,7 @@ def _move(
         label=label,
         version=version,
         before=labels.get(label),
-        who=f"{_user()}@{socket.gethostname()}",
+        who=who(),
         why=why,
         recipe_sha256=recipe,
         forced=is_forced,
@@ -303,6 +313,11 @@ def _move(
     write_atomically(model_path / HISTORY, (earlier + move.model_dump_json() + "\n").encode())
     write_labels(model_path, {**labels, label: version})
     return move
+
+
+def who() -> str:
+    """Who is at work, for records: user and machine."""
+    return f"{_user()}@{socket.gethostname()}"
 
 
 def _user() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.errors import UsageError
+from zoo.url import PathOrUrl, Url
 
 if TYPE_CHECKING:
     from zoo.explain.methods import Explanation, Subject
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("network", metavar="VERSION|RUN", required=False, type=click.Path(path_type=Path))
+@click.argument("network", metavar="VERSION|RUN", required=False, type=PathOrUrl(path_type=Path))
 @click.argument("image", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--method", default="grad_cam", show_default=True, help="See --list.")
 @click.option("--layer", help="The layer to look at; the method's own choice when not given.")
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def explain(
-    network: Path | None,
+    network: Path | Url | None,
     image: Path | None,
     method: str,
     layer: str | None,
@@ -68,10 +69,12 @@ def explain(
         return
     if network is None:
         raise click.UsageError("Which network? A published version or a run; --list has methods.")
+    from zoo.checkout import on_disk
     from zoo.explain import source as sources
     from zoo.explain.overview import OVERVIEWS
 
-    source = sources.open_source(network)
+    folder = click.get_current_context().with_resource(on_disk(network))
+    source = sources.open_source(folder)
     options = dict(_setting(each) for each in settings)
     if layers:
         _list_layers(source, as_json=as_json)
