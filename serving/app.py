@@ -18,6 +18,7 @@ from serving.core.administration import Administration
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
+from serving.core.shelves import Shelves
 from serving.core.sources import BasePath, Configured, Source
 from serving.errors import ConfigError, ServingError
 from serving.limits import LIMITS
@@ -30,6 +31,7 @@ from serving.observe import Observer
 from serving.protocols.grpc import build_grpc, build_grpc_streams, build_grpc_watches
 from serving.protocols.http import build_http
 from serving.tracing import OpenTelemetryTracer
+from zoo.errors import ConvzooError
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,9 @@ async def _serve(
             model.name, version, path, options=model.options_of(version), decoders=decoders
         )
 
-    repository = Repository(source, load, drain_limit_s=settings.drain_limit_s)
+    repository = Repository(
+        source, load, drain_limit_s=settings.drain_limit_s, shelves=Shelves(settings.cache_dir)
+    )
     metrics = Metrics()
     service = Service(repository, default_timeout_s=settings.default_timeout_s, metrics=metrics)
     administration = (
@@ -315,7 +319,7 @@ async def _poll_config(
         try:
             config = await asyncio.to_thread(read_config, path)
             await repository.replace(with_options(config.models, options))
-        except (ConfigError, ServingError) as error:
+        except (ServingError, ConvzooError) as error:
             log.error("the changed configuration is not served as it stands: %s", error)  # noqa: TRY400 - its text says it all
         except Exception:
             log.exception("reading the changed configuration failed")

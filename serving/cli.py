@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from zoo.url import PathOrUrl, Url
+
 
 class _Serve(click.Command):
     """Hands the flags of tensorflow_model_server over as they are."""
@@ -38,8 +40,14 @@ class _Serve(click.Command):
 @click.command(cls=_Serve)
 @click.option(
     "--base-path",
-    type=click.Path(path_type=Path),
-    help="A folder of models, or one model's folder of versions.",
+    type=PathOrUrl(path_type=Path),
+    help="A folder of models, or one model's folder of versions; or a URL of either: s3://, "
+    "gs://, az://.",
+)
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where versions of URLs are kept from one start to the next.",
 )
 @click.option("--model-name", help="The model's name, when the base path is one model's folder.")
 @click.option(
@@ -56,9 +64,7 @@ class _Serve(click.Command):
 @click.option(
     "--poll-interval-s",
     type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="How often base paths are looked at.",
+    help="How often base paths are looked at; 1, or 10 where the base path is a URL.",
 )
 @click.option(
     "--drain-limit-s",
@@ -141,9 +147,12 @@ def serve(*, dry_run: bool, as_json: bool, log_format: str, **given: Any) -> Non
 _ALIASES = {"cors": "has_cors", "log_requests": "logged"}
 _IN_OPTIONS = ("engine", "max_batch_rows", "max_queued_rows", "max_queue_s", "answers_once")
 _PLAIN = (
-    *("base_path", "model_name", "config", "host", "rest_port", "grpc_port", "poll_interval_s"),
-    *("drain_limit_s", "otlp_endpoint", "ready_file"),
+    *("base_path", "cache_dir", "model_name", "config", "host", "rest_port", "grpc_port"),
+    *("poll_interval_s", "drain_limit_s", "otlp_endpoint", "ready_file"),
 )
+
+# A look at an object store is a request that is paid for.
+POLL_S, REMOTE_POLL_S = 1.0, 10.0
 
 
 def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
@@ -155,6 +164,8 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
     if given["engine"] is not None:
         require_known(given["engine"])
     own = {name: given[name] for name in _PLAIN}
+    if own["poll_interval_s"] is None:
+        own["poll_interval_s"] = REMOTE_POLL_S if isinstance(own["base_path"], Url) else POLL_S
     own |= {name: given[alias] for alias, name in _ALIASES.items()}
     own["may_administer"] = not given["read_only"]
     options = {name: given[name] for name in _IN_OPTIONS}

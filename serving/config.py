@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, VersionOptions
+from zoo.errors import ConvzooError
+from zoo.remote import list_folders
+from zoo.url import Place, Url
 
 Port = int
 
@@ -35,7 +38,9 @@ class Settings(BaseModel):
     """All settings of `convzoo serve`.
 
     Attributes:
-        base_path: A folder of models, or one model's folder of versions.
+        base_path: A folder of models, or one model's folder of versions; or the URL of either.
+        cache_dir: Where versions of URLs are kept from one start to the next; a temporary folder
+            when None.
         model_name: The model's name, when `base_path` is one model's folder.
         config: A file that names models, instead of a base path.
         models: The models, when neither is there.
@@ -61,7 +66,8 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True
     )
 
-    base_path: Path | None = None
+    base_path: Place | None = None
+    cache_dir: Path | None = None
     model_name: str | None = None
     config: Path | None = None
     models: tuple[ModelSettings, ...] = ()
@@ -83,8 +89,14 @@ class Settings(BaseModel):
     ready_file: Path | None = None
 
 
-def require_base_path(path: Path) -> None:
+def require_base_path(path: Path | Url) -> None:
     """Raises `ConfigError` for a base path that is not a folder that can be read."""
+    if isinstance(path, Url):
+        try:
+            list_folders(path)
+        except ConvzooError as error:
+            raise ConfigError(str(error)) from error
+        return
     if not path.exists():
         raise ConfigError(
             f"There is no base path {path}. `convzoo publish RUN --base-path {path}` makes one."
@@ -110,8 +122,8 @@ def configure_logging(kind: Literal["text", "json"] = "text") -> None:
     if level not in logging.getLevelNamesMapping():
         known = ", ".join(logging.getLevelNamesMapping())
         raise ConfigError(f"CONVZOO_LOG_LEVEL is {level!r}; there are {known}.")
-    # gRPC's own notes (a fork was seen, a fork was skipped) are of no use to who runs a server.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for talkative in ("botocore", "aiobotocore"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

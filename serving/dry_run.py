@@ -15,6 +15,7 @@ from serving.config import Settings
 from serving.core.memory import give_back, resident_bytes
 from serving.core.repository import Repository
 from serving.core.servable import Servable
+from serving.core.shelves import Shelves
 from serving.errors import LoadError
 from serving.limits import LIMITS
 from serving.messages import ModelSettings, Target
@@ -61,7 +62,8 @@ async def _loaded(settings: Settings) -> dict[str, Any]:
             took[model.name, version] = max(0, resident_bytes() - before)
             return servable
 
-        repository = Repository(source_of(settings), load)
+        shelves = Shelves(settings.cache_dir)
+        repository = Repository(source_of(settings), load, shelves=shelves)
         await repository.refresh()
         versions = [
             _described(repository, model, status.version, took)

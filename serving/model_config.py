@@ -18,7 +18,8 @@ from serving.messages import ModelSettings, Transition, VersionOptions, VersionP
 from serving.wire.pool import message, pool
 from serving.wire.tfs_config import read_models
 from zoo.artifact import check_model_name, first_fault
-from zoo.errors import ArtifactError
+from zoo.errors import ArtifactError, UsageError
+from zoo.url import Place, Url, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,11 @@ def read_config(path: Path) -> ServerConfig:
             raise ConfigError(f"{path} is no YAML: {error}") from error
     config = read_text_proto("ModelServerConfig", text, path)
     try:
-        return ServerConfig(read_models(config))
-    except InvalidRequestError as error:
+        models = read_models(config, takes_urls=True)
+        for each in models:
+            place_of(each.base_path)
+        return ServerConfig(models)
+    except (InvalidRequestError, UsageError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -106,7 +110,7 @@ class _Options(_Table):
 
 
 class _Model(_Options):
-    base_path: Path
+    base_path: Place
     versions: Literal["latest", "all"] | tuple[int, ...] = "latest"
     latest: int = Field(default=1, ge=1)
     labels: dict[str, int] = Field(default_factory=dict)
@@ -125,6 +129,8 @@ def _read_tables(document: Any, path: Path) -> ServerConfig:
         file = _File.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_fault(error)}") from error
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error}") from error
     for name, limit in file.limits.items():
         if name not in NAMES:
             raise ConfigError(f"{path}: no limit {name!r}; there are {', '.join(NAMES)}.")
@@ -147,7 +153,9 @@ def _settings(name: str, table: _Model, defaults: _Options, path: Path) -> Model
     return ModelSettings(
         name,
         # Relative paths start at the file, wherever the server is started.
-        str((path.parent / table.base_path).absolute()),
+        str(table.base_path)
+        if isinstance(table.base_path, Url)
+        else str((path.parent / table.base_path).absolute()),
         VersionPolicy(table.latest, tuple(sorted(specific)), table.versions == "all"),
         dict(sorted(table.labels.items())),
         table.transition,

@@ -15,7 +15,9 @@ from serving.config import Settings
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, VersionOptions
 from serving.model_config import read_text_proto
+from zoo.errors import UsageError
 from zoo.suggest import unknown
+from zoo.url import Url, place_of
 
 # --- The flags ------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ def translate(
         settings["models"] = (
             ModelSettings(
                 flags.get("model_name", "default"),
-                str(Path(flags["model_base_path"]).absolute()),
+                _base_path(flags["model_base_path"]),
                 options=version_options,
             ),
         )
@@ -150,6 +152,14 @@ def translate(
     if flags.get("ssl_config_file"):
         settings["grpc_tls"] = _tls(Path(flags["ssl_config_file"]))
     return Translated(Settings.model_validate(settings | own), tuple(notes))
+
+
+def _base_path(text: str) -> str:
+    try:
+        place = place_of(text)
+    except UsageError as error:
+        raise ConfigError(f"--model_base_path: {error}") from error
+    return str(place if isinstance(place, Url) else place.absolute())
 
 
 def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from serving.core.memory import give_back
 from serving.core.servable import Servable
+from serving.core.shelves import Shelf, Shelves
 from serving.core.sources import Configured, Source
 from serving.errors import (
     LabelNotFoundError,
@@ -33,8 +34,7 @@ from serving.messages import (
     VersionStatistics,
     VersionStatus,
 )
-from zoo.artifact import list_versions, read_labels
-from zoo.errors import ArtifactError
+from zoo.errors import ArtifactError, RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +56,23 @@ class _Model:
     labels: Mapping[str, int] = field(default_factory=dict)
     # A folder that failed is tried again only when it is another folder than it was.
     failed: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    # Why its place could not be looked at the last time.
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A model as the disk has it."""
+    """A model as its place has it.
+
+    Attributes:
+        trouble: Why the place could not be read; the rest is then what was there before.
+    """
 
     settings: ModelSettings
+    shelf: Shelf
     versions: Mapping[int, Path]
     labels: Mapping[str, int]
+    trouble: str = ""
 
 
 class Repository:
@@ -74,10 +82,21 @@ class Repository:
         source: Names the models.
         load: Makes a servable; runs in a thread.
         drain_limit_s: How long a version that goes may take to finish.
+        shelves: Where the models' versions are.
     """
 
-    def __init__(self, source: Source, load: Loader, *, drain_limit_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        load: Loader,
+        *,
+        drain_limit_s: float = 30.0,
+        shelves: Shelves | None = None,
+    ) -> None:
         self._source = source
+        self._shelves = shelves or Shelves()
+        self._seen: dict[str, _Found] = {}
+        self._trouble = ""
         self._load = load
         self._drain_limit_s = drain_limit_s
         self._models: dict[str, _Model] = {}
@@ -126,7 +145,9 @@ class Repository:
             f"version {status.version}: {status.error_message or status.state.value}"
             for status in model.statuses.values()
         ]
-        return "; ".join(reasons) or f"there is none in {model.settings.base_path}."
+        return (
+            "; ".join(reasons) or model.trouble or f"there is none in {model.settings.base_path}."
+        )
 
     def status(self, target: Target) -> ModelStatus:
         """The states of a model's versions, newest first; a label in the target is ignored.
@@ -257,6 +278,8 @@ class Repository:
                 for version in _wanted(each.settings.policy, each.versions)
                 if version in model.failed
             ]
+            if each.trouble:
+                failed.append(f"{each.settings.name}: {each.trouble}")
             if not failed and not model.servables:
                 failed = [f"{each.settings.name}: {self._reasons(model)}"]
             failures += failed
@@ -268,26 +291,46 @@ class Repository:
     async def _refresh(self) -> None:
         try:
             found = await self._look(self._source)
-        except OSError as error:
-            # A volume that went away for a moment must not unload what serves.
-            log.warning("cannot read %s: %s", error.filename, error.strerror)
+        except (OSError, RemoteError) as error:
+            # A place that went away for a moment must not unload what serves.
+            trouble = _told(error)
+            if trouble != self._trouble:
+                log.warning("%s; what serves goes on", trouble)
+            self._trouble = trouble
             return
+        self._trouble = ""
         await self._bring(found)
 
     async def _look(self, source: Source) -> dict[str, _Found]:
         return await asyncio.get_running_loop().run_in_executor(None, self._scan, source)
 
     def _scan(self, source: Source) -> dict[str, _Found]:
-        found = {}
-        for name, settings in source.models().items():
-            path = Path(settings.base_path)
-            try:
-                labels: Mapping[str, int] = settings.labels or read_labels(path)
-            except ArtifactError as error:
-                log.warning("%s", error)
-                labels = self._models[name].labels if name in self._models else {}
-            found[name] = _Found(settings, list_versions(path), labels)
+        found = {name: self._found(name, settings) for name, settings in source.models().items()}
+        self._seen |= found
         return found
+
+    def _found(self, name: str, settings: ModelSettings) -> _Found:
+        shelf = self._shelves.of(settings.base_path)
+        before = self._seen.get(name)
+        if before is not None and before.shelf is not shelf:
+            before = None
+        try:
+            versions = shelf.versions()
+        except (OSError, RemoteError) as error:
+            trouble = _told(error)
+            if before is None or before.trouble != trouble:
+                log.warning("%s: %s; what serves goes on", name, trouble)
+            versions = {} if before is None else before.versions
+            labels = settings.labels or ({} if before is None else before.labels)
+            return _Found(settings, shelf, versions, labels, trouble)
+        if before is not None and before.trouble:
+            log.info("%s: %s can be read again", name, settings.base_path)
+        try:
+            labels = settings.labels or shelf.labels()
+        except (OSError, ArtifactError) as error:
+            log.warning("%s", error)
+            labels = {} if before is None else before.labels
+        return _Found(settings, shelf, versions, labels)
 
     async def _bring(self, found: Mapping[str, _Found], *, is_all: bool = True) -> None:
         """Loads and unloads until what serves is what was found."""
@@ -299,9 +342,11 @@ class Repository:
                     self._unload(name, model, version)
         for name, each in found.items():
             model = self._models.setdefault(name, _Model(each.settings))
-            model.settings = each.settings
-            if name not in self._put_away:
+            model.settings, model.trouble = each.settings, each.trouble
+            is_blind = bool(each.trouble) and not each.versions
+            if name not in self._put_away and not is_blind:
                 await self._follow(name, model, each)
+                await self._tidy(model, each.shelf)
 
     async def _follow(self, name: str, model: _Model, found: _Found) -> None:
         versions, policy = found.versions, model.settings.policy
@@ -320,11 +365,11 @@ class Repository:
         keep = {
             version
             for version in sorted(labelled)
-            if await self._ensure(name, model, version, versions[version])
+            if await self._ensure(name, model, version, found)
         }
         chosen = 0
         for version in _candidates(policy, versions):
-            if await self._ensure(name, model, version, versions[version]):
+            if await self._ensure(name, model, version, found):
                 keep.add(version)
                 chosen += 1
                 # Of the latest, those that fail are made up for by older ones.
@@ -360,31 +405,37 @@ class Repository:
                 )
         return labels
 
-    async def _ensure(self, name: str, model: _Model, version: int, path: Path) -> bool:
+    async def _ensure(self, name: str, model: _Model, version: int, found: _Found) -> bool:
         """Loads a version unless it serves, or failed as it stands; True when it serves."""
+        path = found.versions[version]
         made_from = (path, model.settings.options_of(version))
         if version in model.servables and model.made_from[version] == made_from:
             return True
         try:
-            stat = path.stat()
+            place = found.shelf.identity(version)
         except OSError:
+            place = None
+        if place is None:
             return version in model.servables
-        identity = (stat.st_ino, stat.st_mtime_ns, *made_from)
+        identity: tuple[object, ...] = (place, *made_from)
         if model.failed.get(version) == identity:
             return version in model.servables
         model.statuses[version] = VersionStatus(version, VersionState.LOADING)
         log.info("loading %s version %d", name, version)
         try:
             servable = await asyncio.get_running_loop().run_in_executor(
-                self._loader, self._load, model.settings, version, path
+                self._loader, self._fetch_and_load, found, version
             )
-        except ServingError as error:
-            self._refuse(name, model, version, identity, str(error))
-            return version in model.servables
         except Exception as error:
             # Whatever a damaged file makes a library raise, the server goes on.
-            log.exception("loading %s version %d failed", name, version)
-            self._refuse(name, model, version, identity, f"{type(error).__name__}: {error}")
+            reason = str(error)
+            if not isinstance(error, ServingError | ArtifactError):
+                log.exception("loading %s version %d failed", name, version)
+                reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, RemoteError):
+                # Nothing is wrong with the version: the next look tries again.
+                identity = (object(),)
+            self._refuse(name, model, version, identity, reason)
             return version in model.servables
         model.failed.pop(version, None)
         if version in model.servables:
@@ -398,6 +449,19 @@ class Repository:
         if servable.note:
             log.warning("%s version %d: %s", name, version, servable.note)
         return True
+
+    def _fetch_and_load(self, found: _Found, version: int) -> Servable:
+        found.shelf.fetch(version)
+        return self._load(found.settings, version, found.versions[version])
+
+    async def _tidy(self, model: _Model, shelf: Shelf) -> None:
+        """Lets the shelf forget what is not loaded; never while something is being loaded."""
+
+        def retain() -> None:
+            statuses = tuple(model.statuses.values())
+            shelf.retain(each.version for each in statuses if each.state is not VersionState.END)
+
+        await asyncio.get_running_loop().run_in_executor(self._loader, retain)
 
     def _refuse(
         self, name: str, model: _Model, version: int, identity: tuple[object, ...], reason: str
@@ -431,6 +495,8 @@ class Repository:
         ):
             model.statuses[version] = VersionStatus(version, VersionState.END)
         log.info("%s version %d is unloaded", name, version)
+        if name in self._seen:
+            await self._tidy(model, self._seen[name].shelf)
 
     async def close(self) -> None:
         """Unloads everything, after what is being answered is done."""
@@ -440,6 +506,13 @@ class Repository:
         if self._unloading:
             await asyncio.wait(self._unloading)
         self._loader.shutdown(wait=True)
+        self._shelves.close()
+
+
+def _told(error: OSError | RemoteError) -> str:
+    if isinstance(error, RemoteError):
+        return str(error)
+    return f"{error.filename} cannot be read: {error.strerror}"
 
 
 def _close(servable: Servable) -> None:

@@ -13,6 +13,8 @@ from serving.messages import (
     VersionPolicy,
 )
 from zoo.artifact import list_models, list_versions
+from zoo.remote import is_remote_model, list_remote_models
+from zoo.url import Url
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ class Source(Protocol):
         """The models by name; may read the disk.
 
         Raises:
-            OSError: the place cannot be read now; what serves goes on serving.
+            OSError, RemoteError: the place cannot be read now; what serves goes on serving.
         """
         ...
 
@@ -33,7 +35,7 @@ class BasePath:
     """A folder of models, or one model's folder of versions.
 
     Args:
-        path: The folder.
+        path: The folder, or its URL.
         model_name: The model's name, when the folder is one model's.
         policy: Which versions of each model serve.
         options: How they are run.
@@ -41,7 +43,7 @@ class BasePath:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Url,
         model_name: str | None = None,
         *,
         policy: VersionPolicy = DEFAULT_POLICY,
@@ -54,15 +56,24 @@ class BasePath:
 
     def models(self) -> Mapping[str, ModelSettings]:
         """Every folder that holds a version."""
-        if self._model_name is not None or list_versions(self._path):
-            self._path.stat()
-            folders = {self._model_name or self._path.name: self._path}
-        else:
-            folders = list_models(self._path)
+        places = (
+            self._remote(self._path) if isinstance(self._path, Url) else self._local(self._path)
+        )
         return {
-            name: ModelSettings(name, str(path), self._policy, options=self._options)
-            for name, path in folders.items()
+            name: ModelSettings(name, str(place), self._policy, options=self._options)
+            for name, place in places.items()
         }
+
+    def _local(self, path: Path) -> Mapping[str, Path]:
+        if self._model_name is not None or list_versions(path):
+            path.stat()
+            return {self._model_name or path.name: path}
+        return list_models(path)
+
+    def _remote(self, url: Url) -> Mapping[str, Url]:
+        if self._model_name is not None or is_remote_model(url):
+            return {self._model_name or url.name: url}
+        return {name: url / name for name in list_remote_models(url)}
 
 
 class Configured:

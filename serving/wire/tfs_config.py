@@ -30,8 +30,13 @@ def encode_reload_reply() -> bytes:
     return new_message("tensorflow.serving.ReloadConfigResponse", status={"error_code": 0})
 
 
-def read_models(config: Any) -> tuple[ModelSettings, ...]:
+def read_models(config: Any, *, takes_urls: bool = False) -> tuple[ModelSettings, ...]:
     """The models of a ModelServerConfig; a list that is there and empty means none.
+
+    Args:
+        config: The message.
+        takes_urls: Base paths may be URLs. Who may only ask over the network has no say in where
+            this server connects to.
 
     Raises:
         InvalidRequestError: what TensorFlow Serving refuses, and names the model.
@@ -50,13 +55,20 @@ def read_models(config: Any) -> tuple[ModelSettings, ...]:
             raise InvalidRequestError(
                 f"Illegal to list model {each.name} multiple times in config list", field="name"
             )
-        models[each.name] = _model(each)
+        models[each.name] = _model(each, takes_urls=takes_urls)
     return tuple(models.values())
 
 
-def _model(config: Any) -> ModelSettings:
+def _model(config: Any, *, takes_urls: bool) -> ModelSettings:
     name, base_path = config.name, config.base_path
-    if not PurePath(base_path).is_absolute():
+    if "://" in base_path:
+        if not takes_urls:
+            raise InvalidRequestError(
+                f"The base path of model {name} is a URL; those are read from the server's own "
+                "configuration file only.",
+                field="base_path",
+            )
+    elif not PurePath(base_path).is_absolute():
         raise InvalidRequestError(
             f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}",
             field="base_path",

@@ -123,3 +123,24 @@ def test_a_mistake_is_named_with_its_place(tmp_path, name, text, words):
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"none.toml cannot be read: No such file"):
         read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.toml", '[models.digits]\nbase_path = "{}"\n'),
+        ("c.yaml", "models: {{digits: {{base_path: '{}'}}}}\n"),
+        (
+            "c",
+            "model_config_list {{ config {{ name: 'digits' base_path: '{}' "
+            "model_platform: 'tensorflow' }} }}",
+        ),
+    ],
+)
+def test_a_base_path_may_be_the_url_of_an_object_store_and_no_other(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text.format("s3://bucket/models/digits"))
+    assert read_config(path).models[0].base_path == "s3://bucket/models/digits"
+    path.write_text(text.format("http://bucket/models/digits"))
+    with pytest.raises(ConfigError, match=r"http://bucket/models/digits cannot be a base path"):
+        read_config(path)

@@ -81,3 +81,8 @@ def test_tensorflow_servings_own_classes_write_and_read():
     answer = model_management_pb2.ReloadConfigResponse.FromString(tfs_config.encode_reload_reply())
     assert answer.HasField("status")
     assert answer.status.error_code == 0
+
+
+def test_a_url_is_not_taken_from_the_network():
+    with pytest.raises(InvalidRequestError, match="the server's own configuration file only"):
+        decode(listed(ONE.replace("/models/m", "s3://bucket/m")))
