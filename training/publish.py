@@ -16,12 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import card, openvino
+from training import baseline, card, openvino
 from training.predictor import load_keras
 from training.run import Run
 from training.train import library_versions
-from training.verify import difference
+from training.verify import DefaultEngine, difference
 from zoo.artifact import (
+    DRIFT,
     KERAS_MODEL,
     LABELS_TXT,
     MODEL_CARD,
@@ -111,6 +112,7 @@ def publish(
             manifest = _fill(draft, run, model_name, talk)
             if precision != "fp32":
                 manifest = _in_fewer_bits(draft, run, manifest, precision, most_drop, talk)
+            _add_baseline(draft, run, manifest, talk)
             (draft.path / MODEL_CARD).write_text(card.render(manifest, run.record().data), "utf-8")
             path = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
         place = opened.publish(path, is_fixed=version is not None)
@@ -249,6 +251,25 @@ def _in_fewer_bits(
         measured=gap(golden_inputs["image"], golden["logits"]),
     )
     return manifest.model_copy(update={"engines": {**manifest.engines, "openvino": record}})
+
+
+def _add_baseline(draft: Draft, run: Run, manifest: Manifest, talk: Callable[[str], None]) -> None:
+    """Writes what the training data look like, and how the form that will serve answers."""
+    inputs = run.baseline()
+    if inputs is None:
+        talk("No baseline of drift: this run was made before there was one")
+        return
+    talk("Baseline of drift")
+    preprocessing, arrays = run.preprocessing()
+    found = baseline.with_answers(
+        inputs,
+        (run.sample("validation"), run.holdout()),
+        preprocessing,
+        arrays,
+        DefaultEngine(draft.path, manifest),
+        len(manifest.labels),
+    )
+    write_atomically(draft.path / DRIFT, found.model_dump_json().encode() + b"\n")
 
 
 def _verify_in_fresh_process(path: Path, talk: Callable[[str], None]) -> None:

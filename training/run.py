@@ -10,6 +10,7 @@
     holdout.npz       some held-out images (pixels at the input's size, class ids)
     holdout/<index>_<label>.png
     calibration.npz   some training images, for int8; validation.npz likewise
+    drift.json        what the training images look like in numbers
     checkpoints/      the states to go on from; gone when the run is complete
     snapshots/        weights of the epochs that the recipe names
     tensorboard/      the same curves for TensorBoard
@@ -28,6 +29,7 @@ from training.data.dataset import Images
 from training.data.sources import WITHOUT_PATH
 from training.recipe import Recipe
 from zoo.artifact import Metric, write_atomically
+from zoo.drift.records import Baseline
 from zoo.errors import DataError, UsageError
 from zoo.frozen import Frozen
 from zoo.preprocess import Floats, Pixels, Preprocessing
@@ -180,6 +182,10 @@ class Run:
                 file, allow_pickle=False, pixels_nhwc=some.pixels_nhwc, class_ids=some.class_ids
             )
 
+    def write_baseline(self, baseline: Baseline) -> None:
+        """Keeps the first part of the baseline of drift, that of inputs."""
+        self._write_json("drift.json", baseline)
+
     def write_data_report(self, report: Frozen) -> None:
         """Keeps what was found in the data."""
         self._write_json("data.json", report)
@@ -233,6 +239,12 @@ class Run:
         self._read(f"{name}.npz")
         with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
             return Images(file["pixels_nhwc"], file["class_ids"])
+
+    def baseline(self) -> Baseline | None:
+        """The baseline of the run's inputs; None in a run of an earlier version."""
+        if not (self.path / "drift.json").is_file():
+            return None
+        return Baseline.model_validate_json(self._read("drift.json"))
 
     def _read(self, name: str) -> bytes:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
+from training import baseline
 from training.data import views
 from training.data.check import check
 from training.data.fit import fit
@@ -77,7 +78,11 @@ def train(
     _in_float32(recipe, loop.model, stored.dataset.labels).save(run.model)
     test = centre(stored.dataset.test, input_.shape)
     parts = stored.dataset.parts()
-    run.write_sample("calibration", centre(parts["train"], input_.shape), CALIBRATION)
+    inputs = centre(parts["train"], input_.shape)
+    run.write_baseline(
+        baseline.of_inputs(inputs, stored.seen["train"].sizes, preprocessing, arrays)
+    )
+    run.write_sample("calibration", inputs, CALIBRATION)
     run.write_sample("validation", centre(parts["validation"], input_.shape), VALIDATION)
     run.write_holdout(test, stored.originals, stored.dataset.labels)
     pictures(run, evaluation, stored, logits_nk)

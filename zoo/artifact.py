@@ -4,6 +4,7 @@
         saved_model.pb  variables/  assets/labels.txt
         assets.extra/tf_serving_warmup_requests
         assets.extra/convzoo/manifest.json  golden.npz  preprocessing.npz  openvino/  model.keras
+        assets.extra/convzoo/drift.json
 
 Rules this file keeps:
 1. A reader sees all of a version or nothing: it is written into a hidden directory beside its
@@ -41,6 +42,7 @@ PREPROCESSING_ARRAYS = f"{EXTRA}/preprocessing.npz"
 KERAS_MODEL = f"{EXTRA}/model.keras"
 MODEL_CARD = f"{EXTRA}/README.md"
 REPORT = f"{EXTRA}/report"
+DRIFT = f"{EXTRA}/drift.json"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 LABELS_TXT = "assets/labels.txt"
 VERSION_LABELS = "labels.json"

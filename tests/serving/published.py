@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training import baseline
+from training.data.dataset import Images
 from zoo.artifact import (
+    DRIFT,
     Architecture,
     EngineRecord,
     Manifest,
@@ -35,6 +38,20 @@ def softmax(logits):
     return exponents / exponents.sum(-1, keepdims=True)
 
 
+def baseline_of(pixels, preprocessing, scale=1.0):
+    """What training on these images would leave, the answers being the network's own."""
+    images = Images(pixels, np.zeros(len(pixels), np.int64))
+    sizes = np.full((len(pixels), 2), pixels.shape[1])
+    return baseline.with_answers(
+        baseline.of_inputs(images, sizes, preprocessing, {}),
+        [images],
+        preprocessing,
+        {},
+        lambda image: logits_of(image, scale),
+        len(LABELS),
+    )
+
+
 def publish_tiny(
     base_path: Path,
     model: str = "tiny",
@@ -43,10 +60,12 @@ def publish_tiny(
     golden_scale: float | None = None,
     side: int = 2,
     precision: str = "fp32",
+    trained_on: np.ndarray | None = None,
 ) -> Path:
     """Publishes the network with its weights times `scale`; another golden scale is a lie.
 
-    Images are `side` x `side` pixels; the weights are repeated to fit them.
+    Images are `side` x `side` pixels; the weights are repeated to fit them. With `trained_on`,
+    uint8 [N, side, side, 1], the version has a baseline of drift.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -61,6 +80,11 @@ def publish_tiny(
     probabilities.output(0).get_tensor().set_names({"probabilities"})
     network = ov.Model([logits, probabilities], [image], "tiny")
 
+    preprocessing = Preprocessing(
+        input=ImageInput(height=side, width=side, channels=1, colour="gray", value_range=(0, 1)),
+        pixel_steps=(Resize(height=side, width=side),),
+        input_steps=(Scale(scale=1 / 255),),
+    )
     golden = np.random.default_rng(0).uniform(-1, 1, (8, side, side, 1)).astype(np.float32)
     expected = logits_of(golden, scale if golden_scale is None else golden_scale)
     tensor = TensorRecord(dtype="float32", shape=(-1, 3))
@@ -71,18 +95,15 @@ def publish_tiny(
         write_golden(
             draft.path, {"image": golden}, {"logits": expected, "probabilities": softmax(expected)}
         )
+        if trained_on is not None:
+            told = baseline_of(trained_on, preprocessing, scale)
+            (draft.path / DRIFT).write_text(told.model_dump_json())
         return draft.commit(
             Manifest(
                 model=model,
                 version=1,
                 architecture=Architecture(name="tiny"),
-                preprocessing=Preprocessing(
-                    input=ImageInput(
-                        height=side, width=side, channels=1, colour="gray", value_range=(0, 1)
-                    ),
-                    pixel_steps=(Resize(height=side, width=side),),
-                    input_steps=(Scale(scale=1 / 255),),
-                ),
+                preprocessing=preprocessing,
                 labels=LABELS,
                 signatures={
                     "serving_default": SignatureRecord(
