@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serving.config import Settings, require_base_path
 from serving.core.administration import Administration
+from serving.core.drift import DriftLog, DriftSettings
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
     import uvloop
 
     source = source_of(settings)
+    drift = drift_of(settings)
     with contextlib.ExitStack() as stack:
         rest = None
         if settings.rest_port is not None:
@@ -53,7 +55,7 @@ def serve(settings: Settings) -> None:
             )
         grpc = [stack.enter_context(contextlib.closing(each)) for each in _grpc_sockets(settings)]
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        runner.run(_serve(settings, source, rest, grpc))
+        runner.run(_serve(settings, source, drift, rest, grpc))
 
 
 def _grpc_sockets(settings: Settings) -> Iterator[socket.socket]:
@@ -79,6 +81,17 @@ def source_of(settings: Settings) -> Source:
         raise ConfigError("There is nothing to serve: --base-path or --config says what.")
     require_base_path(settings.base_path)
     return BasePath(settings.base_path, settings.model_name, options=settings.options)
+
+
+def drift_of(settings: Settings) -> DriftSettings | None:
+    """The log of drift; what the command line says goes before the configuration file.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    if settings.drift is not None or settings.config is None:
+        return settings.drift
+    return read_config(settings.config).drift
 
 
 def with_options(
@@ -141,6 +154,7 @@ def bind_unix(path: Path) -> socket.socket:
 async def _serve(
     settings: Settings,
     source: Source,
+    drift: DriftSettings | None,
     rest: socket.socket | None,
     grpc_sockets: Sequence[socket.socket],
 ) -> None:
@@ -150,16 +164,10 @@ async def _serve(
         loop.add_signal_handler(name, stop.set)
 
     decoders = ThreadPoolExecutor(thread_name_prefix="decode")
-
-    def load(model: ModelSettings, version: int, path: Path) -> Servable:
-        return Servable(
-            model.name, version, path, options=model.options_of(version), decoders=decoders
-        )
-
-    repository = Repository(
-        source, load, drain_limit_s=settings.drain_limit_s, shelves=Shelves(settings.cache_dir)
-    )
     metrics = Metrics()
+    drift_log = DriftLog(drift, metrics) if drift is not None else None
+
+    repository = _repository(settings, source, decoders, drift_log)
     service = Service(repository, default_timeout_s=settings.default_timeout_s, metrics=metrics)
     administration = (
         Administration(repository, settings.options) if settings.may_administer else None
@@ -196,6 +204,8 @@ async def _serve(
         results = await asyncio.gather(*closing, following, return_exceptions=True)
         await repository.close()
         decoders.shutdown()
+        if drift_log is not None:
+            await asyncio.to_thread(drift_log.close)
         if tracer is not None:
             tracer.close()
         for each in results:
@@ -213,6 +223,25 @@ def _look_at_less_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+
+
+def _repository(
+    settings: Settings,
+    source: Source,
+    decoders: ThreadPoolExecutor,
+    drift_log: DriftLog | None,
+) -> Repository:
+    def load(model: ModelSettings, version: int, path: Path) -> Servable:
+        options = model.options_of(version)
+        if options.drift_sample and drift_log is None:
+            log.warning("drift_sample of %s says nothing without a log of drift", model.name)
+        return Servable(
+            model.name, version, path, options=options, decoders=decoders, drift_log=drift_log
+        )
+
+    return Repository(
+        source, load, drain_limit_s=settings.drain_limit_s, shelves=Shelves(settings.cache_dir)
+    )
 
 
 async def _until_idle(service: Service, limit_s: float) -> None:

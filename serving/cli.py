@@ -109,6 +109,26 @@ class _Serve(click.Command):
     show_default=True,
 )
 @click.option(
+    "--drift-log",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write into this folder what a sample of the images looks like in numbers, for "
+    "`convzoo drift`; no images.",
+)
+@click.option(
+    "--drift-sample",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="The share of the images that is measured.",
+)
+@click.option(
+    "--drift-interval-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="How often it is written.",
+)
+@click.option(
     "--otlp-endpoint", help="Send OpenTelemetry spans here, e.g. http://host:4318/v1/traces."
 )
 @click.option(
@@ -168,6 +188,7 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
         own["poll_interval_s"] = REMOTE_POLL_S if isinstance(own["base_path"], Url) else POLL_S
     own |= {name: given[alias] for alias, name in _ALIASES.items()}
     own["may_administer"] = not given["read_only"]
+    own["drift"] = _drift(ctx, given)
     options = {name: given[name] for name in _IN_OPTIONS}
     options["is_isolated"] = given["isolate"]
     options |= {"is_tuned": not given["no_tune"], "cache_bytes": int(given["cache_mb"] * 1e6)}
@@ -181,14 +202,10 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
     from serving.tfs_flags import translate
 
     # Only what was typed stands beside TensorFlow Serving's flags, which have their own defaults.
-    typed = {
-        name
-        for name in given
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
+    typed = _typed(ctx, given)
     beside = {name: own[name] for name in _PLAIN if name in typed}
     beside |= {name: own[name] for alias, name in _ALIASES.items() if alias in typed}
-    beside["may_administer"] = own["may_administer"]
+    beside |= {name: own[name] for name in ("may_administer", "drift")}
     given_options = {name: options[name] for name in _IN_OPTIONS if name in typed}
     if "isolate" in typed:
         given_options["is_isolated"] = True
@@ -200,3 +217,29 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> Any:
     for note in translated.notes:
         logging.getLogger("serving.tfs_flags").info("%s", note)
     return translated.settings
+
+
+def _typed(ctx: click.Context, given: dict[str, Any]) -> set[str]:
+    """The options that stand on the command line."""
+    return {
+        name
+        for name in given
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def _drift(ctx: click.Context, given: dict[str, Any]) -> Any:
+    from serving.core.drift import DriftSettings
+    from serving.errors import ConfigError
+
+    alone = _typed(ctx, given) & {"drift_sample", "drift_interval_s"}
+    if given["drift_log"] is None:
+        if alone:
+            name = sorted(alone)[0].replace("_", "-")
+            raise ConfigError(f"--{name} says nothing without --drift-log, the folder to write to.")
+        return None
+    return DriftSettings(
+        log=given["drift_log"].absolute(),
+        sample=given["drift_sample"],
+        interval_s=given["drift_interval_s"],
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.core.drift import DriftSettings
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, VersionOptions
 from zoo.errors import ConvzooError
@@ -58,6 +59,7 @@ class Settings(BaseModel):
         drain_limit_s: How long requests that have begun may take when the server stops.
         default_timeout_s: The deadline of requests that bring none.
         logged: Which requests get a log line.
+        drift: The log of drift; the configuration file's when None.
         otlp_endpoint: Where OpenTelemetry spans go, e.g. "http://localhost:4318/v1/traces".
         ready_file: Written when requests are taken: the ports, as JSON.
     """
@@ -85,6 +87,7 @@ class Settings(BaseModel):
     drain_limit_s: float = Field(default=30.0, ge=0)
     default_timeout_s: float = Field(default=30.0, gt=0)
     logged: Literal["none", "errors", "all"] = "errors"
+    drift: DriftSettings | None = None
     otlp_endpoint: str | None = None
     ready_file: Path | None = None
 

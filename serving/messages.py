@@ -318,6 +318,8 @@ class VersionOptions:
         default_timeout_s: The deadline of requests that bring none; None for the server's.
         answers_once: Whether identical requests in flight get one answer.
         cache_bytes: Answers kept for identical requests; 0 keeps none.
+        drift_sample: The share of its images, 0 to 1, that the log of drift measures, where the
+            server has one; None for the server's.
     """
 
     engine: str | None = None
@@ -333,6 +335,7 @@ class VersionOptions:
     default_timeout_s: float | None = None
     answers_once: bool = False
     cache_bytes: int = 0
+    drift_sample: float | None = None
 
 
 DEFAULT_OPTIONS = VersionOptions()

@@ -57,6 +57,19 @@ class Metrics:
         self._active = Gauge(
             "convzoo_requests_active", "Requests being answered.", registry=self._registry
         )
+        self._drift_images = Counter(
+            "convzoo_drift_images_total",
+            "Images drawn for the log of drift, by model, version and outcome: measured, dropped "
+            "because too many waited, or failed.",
+            ("model", "version", "outcome"),
+            registry=self._registry,
+        )
+        self._drift_windows = Counter(
+            "convzoo_drift_windows_total",
+            "Windows of the log of drift, by model, version and outcome: written or failed.",
+            ("model", "version", "outcome"),
+            registry=self._registry,
+        )
         # Looking a label set up costs more than counting in it.
         self._stages = lru_cache(4096)(self._stages_of)
         self._counter = lru_cache(4096)(self._requests.labels)
@@ -105,6 +118,14 @@ class Metrics:
             str(journey.outcome),
         ).inc()
         self._tfs.failed(journey)
+
+    def drift_images(self, model: str, version: int, outcome: str, images: int) -> None:
+        """Images were drawn for the log of drift."""
+        self._drift_images.labels(model, str(version), outcome).inc(images)
+
+    def drift_windows(self, model: str, version: int, outcome: str) -> None:
+        """A window of the log of drift was written, or could not be."""
+        self._drift_windows.labels(model, str(version), outcome).inc()
 
     def render(self) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type."""

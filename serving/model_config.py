@@ -11,6 +11,7 @@ from typing import Any, Literal
 from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.core.drift import DriftSettings
 from serving.core.engine import require_known
 from serving.errors import ConfigError, InvalidRequestError
 from serving.limits import NAMES
@@ -28,6 +29,7 @@ class ServerConfig:
 
     models: tuple[ModelSettings, ...]
     limits: dict[str, int] = field(default_factory=dict)
+    drift: DriftSettings | None = None
 
 
 def read_config(path: Path) -> ServerConfig:
@@ -99,6 +101,7 @@ class _Options(_Table):
     default_timeout_s: float | None = Field(default=None, gt=0)
     answers_once: bool | None = None
     cache_bytes: int | None = Field(default=None, ge=0)
+    drift_sample: float | None = Field(default=None, ge=0, le=1)
 
     def given(self) -> dict[str, Any]:
         """The options that were set."""
@@ -122,6 +125,7 @@ class _File(_Table):
     models: dict[str, _Model] = Field(default_factory=dict)
     defaults: _Options = _Options()
     limits: dict[str, int] = Field(default_factory=dict)
+    drift: DriftSettings | None = None
 
 
 def _read_tables(document: Any, path: Path) -> ServerConfig:
@@ -137,7 +141,10 @@ def _read_tables(document: Any, path: Path) -> ServerConfig:
         if limit < 1:
             raise ConfigError(f"{path}: the limit {name} is {limit}; it must be 1 or more.")
     models = tuple(_settings(name, each, file.defaults, path) for name, each in file.models.items())
-    return ServerConfig(models, file.limits)
+    drift = file.drift
+    if drift is not None:
+        drift = drift.model_copy(update={"log": (path.parent / drift.log).absolute()})
+    return ServerConfig(models, file.limits, drift)
 
 
 def _settings(name: str, table: _Model, defaults: _Options, path: Path) -> ModelSettings:

@@ -18,6 +18,7 @@ from serving.core import engine as engines
 from serving.core import tuning
 from serving.core.batching import Batcher, Batching, Ran, level_of
 from serving.core.checks import check_call
+from serving.core.drift import DriftLog
 from serving.core.explain import Explainer
 from serving.core.memory import resident_bytes
 from serving.core.reuse import Reuse, key_of_images, key_of_tensors
@@ -88,6 +89,7 @@ class Servable:
         path: The version's folder.
         options: How it is run.
         decoders: Where larger images are decoded.
+        drift_log: Where a sample of what it sees is measured; None for nowhere.
 
     Raises:
         LoadError: the version is damaged, cannot be loaded, or does not answer as it should.
@@ -101,6 +103,7 @@ class Servable:
         *,
         decoders: Executor | None,
         options: VersionOptions = DEFAULT_OPTIONS,
+        drift_log: DriftLog | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -150,6 +153,11 @@ class Servable:
         )
         self._batchers: dict[str, Batcher] = {}
         self._explainer = Explainer(model, version, path, self.manifest, self._arrays)
+        self._watch = (
+            drift_log.watch(model, version, path, self.manifest, options.drift_sample)
+            if drift_log is not None
+            else None
+        )
 
     def _load(self, path: Path, streams: int) -> None:
         """Loads, proves, warms and measures; leaves nothing behind when one of them fails."""
@@ -330,11 +338,20 @@ class Servable:
             return reply
 
     async def _submit(
-        self, signature: str, inputs: Mapping[str, Array], deadline: float | None, priority: int
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        deadline: float | None,
+        priority: int,
+        sizes: list[tuple[int, int]] | None = None,
     ) -> Ran:
         if self.is_batched:
-            return await self._batcher(signature).submit(inputs, deadline, level_of(priority))
-        return await self._run_alone(signature, inputs, deadline)
+            ran = await self._batcher(signature).submit(inputs, deadline, level_of(priority))
+        else:
+            ran = await self._run_alone(signature, inputs, deadline)
+        if self._watch is not None:
+            self._watch.saw(inputs, ran.outputs, sizes)
+        return ran
 
     async def _run_alone(
         self, signature: str, inputs: Mapping[str, Array], deadline: float | None
@@ -458,10 +475,12 @@ class Servable:
     async def _classify(self, call: ClassifyImagesCall, top_k: int) -> ClassifyImagesReply:
         assert self.manifest is not None  # noqa: S101 - classify_images has looked
         started = time.monotonic()
-        pixels_nhwc = np.stack(await self._decode_all(call.images, call.deadline))
+        decoded = await self._decode_all(call.images, call.deadline)
+        pixels_nhwc = np.stack([pixels for pixels, _ in decoded])
         inputs = {"image": self.manifest.preprocessing.to_input(pixels_nhwc, self._arrays)}
         decode_s = time.monotonic() - started
-        ran = await self._submit(DEFAULT_SIGNATURE, inputs, call.deadline, call.priority)
+        sizes = [size for _, size in decoded]
+        ran = await self._submit(DEFAULT_SIGNATURE, inputs, call.deadline, call.priority, sizes)
         return ClassifyImagesReply(
             model=self.model,
             version=self.version,
@@ -471,7 +490,9 @@ class Servable:
             outcome=Outcome.QUEUED if ran.was_queued else Outcome.DIRECT,
         )
 
-    async def _decode_all(self, images: tuple[bytes, ...], deadline: float | None) -> list[Pixels]:
+    async def _decode_all(
+        self, images: tuple[bytes, ...], deadline: float | None
+    ) -> list[tuple[Pixels, tuple[int, int]]]:
         if sum(map(len, images)) < INLINE_DECODE_BYTES:
             return [self._decode(index, image, None) for index, image in enumerate(images)]
         loop = asyncio.get_running_loop()
@@ -482,14 +503,19 @@ class Servable:
             )
         )
 
-    def _decode(self, index: int, image: bytes, deadline: float | None) -> Pixels:
+    def _decode(
+        self, index: int, image: bytes, deadline: float | None
+    ) -> tuple[Pixels, tuple[int, int]]:
+        """An image at the network's input size, and its height and width as it came."""
         assert self.manifest is not None  # noqa: S101 - classify_images has looked
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceededError(
                 f"The deadline passed before image {index} could be decoded."
             )
         try:
-            return self.manifest.preprocessing.to_pixels(decode(image, self._image_limits))
+            pixels_hwc = decode(image, self._image_limits)
+            height, width, _ = pixels_hwc.shape
+            return self.manifest.preprocessing.to_pixels(pixels_hwc), (height, width)
         except ImageError as error:
             raise InvalidRequestError(
                 f"Image {index}: {error}", field=f"images[{index}]"
@@ -562,6 +588,8 @@ class Servable:
         """Gives the memory back."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._batchers.clear()
+        if self._watch is not None:
+            self._watch.close()
         self._explainer.close()
         self._loaded.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from serving.cli import serve
+from serving.core.drift import DriftSettings
 from serving.limits import Limits
 from serving.messages import Outcome, VersionOptions
 from serving.model_config import read_config
@@ -22,7 +23,7 @@ def section(title):
 
 
 def test_the_configuration_in_the_guide_is_read(tmp_path):
-    (text,) = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
+    text, drift = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
     (tmp_path / "serve.toml").write_text(text)
     config = read_config(tmp_path / "serve.toml")
     (digits,) = config.models
@@ -30,6 +31,11 @@ def test_the_configuration_in_the_guide_is_read(tmp_path):
     assert digits.options_of(3).cache_bytes == 10_000_000
     assert digits.options_of(4).cache_bytes == 0
     assert config.limits == tomllib.loads(text)["limits"]
+    (tmp_path / "drift.toml").write_text(drift)
+    config = read_config(tmp_path / "drift.toml")
+    # The guide names every setting, with its default.
+    assert config.drift == DriftSettings(log=tmp_path / "drift")
+    assert set(tomllib.loads(drift)["drift"]) == set(DriftSettings.model_fields)
 
 
 def test_every_limit_is_told_with_its_default():

@@ -2,9 +2,16 @@
 
 import pytest
 
+from serving.app import drift_of
+from serving.cli import _settings as settings_of
+from serving.cli import serve
+from serving.config import Settings
+from serving.core.drift import DriftSettings
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, Transition, VersionOptions, VersionPolicy
 from serving.model_config import read_config
+
+NOT_SETTINGS = ("dry_run", "as_json", "log_format")
 
 TOML = """
 [defaults]
@@ -110,6 +117,9 @@ def test_tensorflow_servings_text_is_read_under_any_other_name(tmp_path, name):
         ("a.toml", "[models.m]\nbase_path='x'\nengine='openvinho'", "Did you mean 'openvino'"),
         ("a.toml", "[limits]\npixels = 1", "no limit 'pixels'; there are request_bytes"),
         ("a.toml", "[limits]\nimages = 0", "limit images is 0"),
+        ("a.toml", "[drift]\nsample = 0.1", "drift.log: Field required"),
+        ("a.toml", "[drift]\nlog='x'\nsample = 2", "drift.sample: Input should be less than"),
+        ("a.toml", "[models.m]\nbase_path='x'\ndrift_sample=-1", "models.m.drift_sample: Input"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, name, text, words):
@@ -144,3 +154,44 @@ def test_a_base_path_may_be_the_url_of_an_object_store_and_no_other(tmp_path, na
     path.write_text(text.format("http://bucket/models/digits"))
     with pytest.raises(ConfigError, match=r"http://bucket/models/digits cannot be a base path"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.toml",
+            "[drift]\nlog = 'seen'\ninterval_s = 60\n"
+            "[models.m]\nbase_path = 'm'\ndrift_sample = 0.5\n"
+            "[models.m.version.2]\ndrift_sample = 0",
+        ),
+        (
+            "a.yaml",
+            "drift: {log: seen, interval_s: 60}\n"
+            "models: {m: {base_path: m, drift_sample: 0.5, version: {2: {drift_sample: 0}}}}",
+        ),
+    ],
+)
+def test_the_log_of_drift_stands_beside_the_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    config = read_config(tmp_path / name)
+    assert config.drift == DriftSettings(log=tmp_path / "seen", interval_s=60)
+    assert config.models[0].options_of(1).drift_sample == 0.5
+    assert config.models[0].options_of(2).drift_sample == 0
+    said = DriftSettings(log=tmp_path / "said")
+    assert drift_of(Settings(config=tmp_path / name)) == config.drift
+    assert drift_of(Settings(config=tmp_path / name, drift=said)) == said
+    assert drift_of(Settings(base_path=tmp_path)) is None
+
+
+def test_the_command_line_says_where_and_how_much(tmp_path):
+    def settings(*arguments):
+        context = serve.make_context("serve", ["--base-path", str(tmp_path), *arguments])
+        given = {key: value for key, value in context.params.items() if key not in NOT_SETTINGS}
+        return settings_of(context, given)
+
+    assert settings().drift is None
+    found = settings("--drift-log", str(tmp_path / "seen"), "--drift-sample", "1").drift
+    assert found == DriftSettings(log=tmp_path / "seen", sample=1)
+    with pytest.raises(ConfigError, match="--drift-sample says nothing without --drift-log"):
+        settings("--drift-sample", "0.5")
