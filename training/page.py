@@ -5,21 +5,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from training.html import document
 from training.run import Evaluation
 from zoo.artifact import Metric
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  color: #1b1b1b; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
-.bar { display: inline-block; height: .7em; background: #3b76af }
-@media (prefers-color-scheme: dark) {
-  body { color: #e6e6e6; background: #181818 } th, td { border-color: #444 }
-  img { background: #fff } }
-"""
 
 PICTURES = {
     "confusion.png": "Confusion: true classes in rows, answers in columns",
@@ -61,13 +49,7 @@ def render(evaluation: Evaluation, labels: Sequence[str], folder: Path, title: s
                 f"<h2>{escape(caption)}</h2>"
                 f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
             )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        + "".join(parts)
-        + "</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def _metrics(heading: str, metrics: Mapping[str, Metric]) -> str:

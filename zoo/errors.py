@@ -1,7 +1,7 @@
 """The errors of zoo and training: what was asked, what was found, what would have worked.
 
-`exit_code` is what `convzoo` exits with: 2 usage, 3 data invalid, 4 gate failed, 5 inconclusive,
-6 interrupted and resumable, 7 parity failed.
+`exit_code` is what `convzoo` exits with: 2 usage, 3 data invalid, 4 gate failed or drift,
+5 inconclusive, 6 interrupted and resumable, 7 parity failed.
 
     ConvzooError
     +-- UsageError               2
@@ -13,6 +13,7 @@
     |   +-- VersionExistsError   2
     |   +-- RemoteError          6
     +-- GateFailedError          4
+    +-- DriftError               4
     +-- InconclusiveError        5
     +-- InterruptedRunError      6
     +-- BusyError                6
@@ -80,8 +81,14 @@ class GateFailedError(ConvzooError):
     exit_code = 4
 
 
+class DriftError(ConvzooError):
+    """What a version is asked is no longer what it was trained on."""
+
+    exit_code = 4
+
+
 class InconclusiveError(ConvzooError):
-    """A candidate on which the data at hand allow no verdict."""
+    """A question on which the data at hand allow no verdict."""
 
     exit_code = 5
 

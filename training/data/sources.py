@@ -269,6 +269,25 @@ def find(text: str) -> Source:
     return found
 
 
+def unlabelled(text: str) -> dict[str, AnyPart]:
+    """The images that a word of the command line stands for, by part; their classes do not matter.
+
+    Args:
+        text: As for `find`; a folder or an archive of images needs no class folders here, and all
+            of it is the part "".
+
+    Raises:
+        UsageError: neither a name nor a path that exists.
+        DataError: it cannot be read.
+    """
+    path = Path(text)
+    if text not in WITHOUT_PATH and path.exists() and _kind_of(path) is ImagesSource:
+        from training.data import tree
+
+        return {"": tree.load_unlabelled(path.resolve())}
+    return dict(find(text).load().parts())
+
+
 def _kind_of(path: Path) -> type[Source]:
     if path.suffix == ".npz":
         return NpzSource

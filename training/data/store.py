@@ -114,7 +114,7 @@ def store(
         )
 
     def original(row: int) -> Pixels:
-        return _decoded(dataset.test, int(kept["test"][row]))
+        return decoded(dataset.test, int(kept["test"][row]))
 
     sized = Dataset(dataset.name, **parts, labels=dataset.labels)
     return Stored(sized, seen, original)
@@ -142,7 +142,7 @@ def _read(
 
     def one(row: int) -> tuple[int, Any]:
         try:
-            image = _decoded(part, row)
+            image = decoded(part, row)
             digest = hashlib.sha256(image.tobytes()).hexdigest()
             return row, (image.shape, digest, thumbnail(image), to_pixels(image))
         except (ImageError, DataError) as error:
@@ -191,7 +191,13 @@ def _name(part: AnyPart, row: int) -> str:
     return part.names[row] if isinstance(part, Files) else f"image {row}"
 
 
-def _decoded(part: AnyPart, row: int) -> Pixels:
+def decoded(part: AnyPart, row: int) -> Pixels:
+    """One image as it came, uint8 [h, w, c].
+
+    Raises:
+        ImageError: it cannot be decoded.
+        DataError: it cannot be read.
+    """
     if isinstance(part, Images):
         pixels: Pixels = part.pixels_nhwc[row]
         return pixels

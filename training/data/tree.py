@@ -45,12 +45,7 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         DataError: no such file, no archive, or nothing in it that looks like class folders.
     """
     names, read = _open(path)
-    chosen = sorted(
-        name
-        for name in names
-        if PurePosixPath(name).suffix.lower() in SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-    )
+    chosen = _images(names)
     found = [PurePosixPath(name).parts for name in chosen]
     if not found or any(len(parts) < 2 for parts in found):
         loose = next((name for name in chosen if "/" not in name), "")
@@ -72,6 +67,33 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
             read,
         )
     return parts, labels
+
+
+def load_unlabelled(path: Path) -> Files:
+    """All images below a folder or in an archive, whatever their folders are called.
+
+    Their class ids are 0.
+
+    Args:
+        path: As for `load`.
+
+    Raises:
+        DataError: no such file, no archive, or no image in it.
+    """
+    names, read = _open(path)
+    chosen = _images(names)
+    if not chosen:
+        raise DataError(f"{path} has no images ({', '.join(SUFFIXES)}).")
+    return Files(tuple(chosen), np.zeros(len(chosen), np.int64), read)
+
+
+def _images(names: Iterable[str]) -> list[str]:
+    return sorted(
+        name
+        for name in names
+        if PurePosixPath(name).suffix.lower() in SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    )
 
 
 def _places(found: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:
