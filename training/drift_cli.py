@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from training.drift import DriftReport
+    from training.drift import DriftReport, Seen
+    from zoo.artifact import Manifest
+    from zoo.drift.records import Baseline
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -125,29 +127,55 @@ def drift(
     if log is not None:
         seen = drifts.read_log(log, manifest, baseline, sha256, since)
     else:
-        from training.observe import observe
-
-        seen = observe(
-            version,
-            manifest,
-            baseline,
-            str(source),
-            part=part,
-            most=most_images,
-            talk=lambda line: click.echo(line, err=True),
-        )
+        seen = _observed(version, manifest, baseline, str(source), part, most_images)
     report = drifts.compare(manifest, baseline, seen, asked, ignored)
     if html is not None:
         from training.drift_page import render
 
-        html.parent.mkdir(parents=True, exist_ok=True)
         before = {name: rows.array() for name, rows in baseline.embeddings.items()}
-        html.write_text(render(report, before, seen.embeddings), encoding="utf-8")
+        _write(html, render(report, before, seen.embeddings))
     if as_json:
         click.echo(report.model_dump_json())
     elif report.findings:
         show(report)
     raise_outcome(report, is_since=since is not None)
+
+
+def _observed(
+    version: Path,
+    manifest: "Manifest",
+    baseline: "Baseline",
+    source: str,
+    part: str | None,
+    most: int,
+) -> "Seen":
+    try:
+        from training.observe import observe
+
+        return observe(
+            version,
+            manifest,
+            baseline,
+            source,
+            part=part,
+            most=most,
+            talk=lambda line: click.echo(line, err=True),
+        )
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"To compare images, {error.name} is needed, which is not installed: "
+            "pip install 'convzoo[train]'. A log can be compared without."
+        ) from error
+
+
+def _write(place: Path, page: str) -> None:
+    from zoo.errors import UsageError
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--html {place} cannot be written: {error.strerror}.") from error
 
 
 COLOURS = {"ok": "green", "warn": "yellow", "alarm": "red", "unclear": "yellow"}
@@ -161,8 +189,9 @@ def show(report: "DriftReport") -> None:
     from training.drift import heading
 
     table = Table(title=heading(report))
-    for column in ("statistic", "", "images", "change", "by chance", "KS", "corrected p"):
-        table.add_column(column, justify="left" if column in ("statistic", "") else "right")
+    for column in ("statistic", "", "images", "change", "by chance", "KS", "p (Holm)"):
+        is_text = column in ("statistic", "")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
     for each in report.findings:
         table.add_row(
             each.name,

@@ -14,9 +14,10 @@ STYLE = """
 .chip { padding: .1rem .5rem; border-radius: .7rem; font-size: .85em; color: #fff }
 .ok { background: #3a7d44 } .warn, .unclear, .inconclusive { background: #96690a }
 .alarm { background: #b3261e }
+.wide { overflow-x: auto }
 figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; vertical-align: top }
 figcaption { max-width: 28rem; min-height: 3em }
-svg { font: 10px system-ui, sans-serif; fill: currentColor }
+svg { font: 10px system-ui, sans-serif; fill: currentColor; max-width: 100%; height: auto }
 .before { fill: #8a949e } .now { fill: #3b76af }
 svg .dot { fill-opacity: .55 }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }
@@ -85,8 +86,9 @@ def _table(report: DriftReport) -> str:
         for each in report.findings
     )
     return (
-        "<table><tr><th></th><th></th><th>training images</th><th>images that came</th><th>change</th>"
-        f"<th>by chance</th><th>KS</th><th>corrected p</th></tr>{rows}</table>"
+        '<div class="wide"><table><tr><th></th><th></th><th>training images</th>'
+        "<th>images that came</th><th>change</th><th>by chance</th><th>KS</th><th>p (Holm)</th></tr>"
+        f"{rows}</table></div>"
     )
 
 

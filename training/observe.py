@@ -80,12 +80,12 @@ def observe(
             image_nhwc = preprocessing.to_input(np.stack(pixels), arrays)
             log_nk = measures.log_probabilities({"logits": engine(image_nhwc)})
             counter.add(measures.measure(image_nhwc, log_nk, np.array(sizes), preprocessing.input))
-    if unread:
-        talk(f"Warning: {len(unread)} images cannot be used, e.g. {unread[0]}")
     if not counter.images:
         raise DataError(
             f"None of the images of {source} can be used" + (f": {unread[0]}" if unread else ".")
         )
+    if unread:
+        talk(f"Warning: {len(unread)} images cannot be used, e.g. {unread[0]}")
     return Seen(
         source=source,
         images=counter.images,

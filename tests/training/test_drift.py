@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -33,6 +35,9 @@ from zoo.preprocess import Preprocessing
 from zoo.spec import ImageInput
 
 RNG = np.random.default_rng(0)
+
+# What neither the base installation nor a job that compares a log has.
+ABSENT = ("tensorflow", "keras", "openvino", "scipy", "sklearn", "matplotlib", "PIL", "yaml")
 
 
 # --- statistics
@@ -371,6 +376,7 @@ def test_the_exit_code_says_what_a_job_must_know(version, tmp_path, capsys):
         (logs["plain"], "--part", "test"),
         (logs["plain"], "--psi-warn", "0.5"),
         (logs["plain"], "--ignore", "size"),
+        (logs["plain"], "--html", page / "below a file.html"),
     ):
         assert told(capsys, version, *wrong)[0] == 2, wrong
     assert told(capsys, version, logs["dim"], "--psi-alarm", "99", "--mmd-alarm", "2")[0] == 0
@@ -417,3 +423,35 @@ def test_images_are_compared_before_anything_is_served(version, tmp_path, capsys
     assert told(capsys, version, "--source", tmp_path / "same", "--part", "test")[0] == 2
     assert told(capsys, version, "--source", "digits", "--part", "test")[0] == 4
     assert told(capsys, version, "--source", tmp_path / "none")[0] == 2
+
+
+@pytest.mark.openvino
+def test_a_log_is_compared_where_only_the_base_is_installed(version, tmp_path):
+    write_windows(tmp_path, version, images(300, seed=2))
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name in {ABSENT}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from zoo.command import main\n"
+        "main(sys.argv[1:])\n"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", code, "drift", str(version), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    page = tmp_path / "drift.html"
+    done = run(tmp_path, "--html", page)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert page.stat().st_size > 10_000
+    done = run("--source", "digits")
+    assert done.returncode == 1
+    assert "is needed, which is not installed: pip install 'convzoo[train]'" in done.stderr
