@@ -15,6 +15,7 @@ class LightModel:
     """The tiny network without a runtime."""
 
     is_batchable = True
+    note = ""
 
     def __init__(self, version_path, manifest, streams=1):
         self.scale = float(manifest.version)
