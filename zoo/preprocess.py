@@ -300,6 +300,8 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
                     f"The image has {frames} frames; at most {bounds.max_frames} "
                     f"{'is' if bounds.max_frames == 1 else 'are'} taken."
                 )
+            if (pixels := _jpeg_pixels(image, data)) is not None:
+                return pixels
             return _pixels_of(image)
     except UnidentifiedImageError as error:
         raise ImageError(
@@ -311,6 +313,25 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
     # Pillow's decoders raise many kinds on broken files: all of them mean the same to the caller.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(f"The image is damaged: {error}") from error
+
+
+def _jpeg_pixels(image: "Image", data: bytes) -> Pixels | None:
+    """What Pillow makes of a JPEG, in half the time and to the bit: both ask libjpeg-turbo.
+
+    None for what Pillow has to decode: other formats and colours, damaged files, whose error is
+    Pillow's to tell, and installations without simplejpeg.
+    """
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    try:
+        import simplejpeg
+
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY" if image.mode == "L" else "RGB"
+        )
+    except (ImportError, ValueError):
+        return None
+    return pixels
 
 
 def _pixels_of(image: "Image") -> Pixels:

@@ -41,6 +41,36 @@ def test_png_comes_back_as_it_was(pixels):
     np.testing.assert_array_equal(decode(encoded(pixels)), pixels)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@given(st.data())
+def test_a_jpeg_is_what_pillow_makes_of_it_to_the_bit(mode, data):
+    """It is decoded by simplejpeg, which may be newer or older than Pillow's libjpeg-turbo."""
+    height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    rng = np.random.default_rng(data.draw(st.integers(0, 100)))
+    coarse = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((width, height)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(
+        buffer,
+        "JPEG",
+        quality=data.draw(st.integers(1, 100)),
+        progressive=data.draw(st.booleans()),
+        optimize=data.draw(st.booleans()),
+        **({"subsampling": data.draw(st.integers(0, 2))} if mode == "RGB" else {}),
+    )
+    expected = np.asarray(Image.open(buffer).convert("L" if mode == "L" else "RGB"))
+    np.testing.assert_array_equal(
+        decode(buffer.getvalue()).squeeze(-1 if mode == "L" else ()), expected
+    )
+
+
+def test_a_jpeg_that_is_cut_is_refused_wherever_the_cut_is():
+    whole = encoded(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8), "JPEG")
+    for size in range(0, len(whole) - 2, 7):
+        with pytest.raises(ImageError):
+            decode(whole[:size])
+
+
 def test_gray_keeps_one_channel_and_transparency_lies_on_black():
     gray = np.arange(64, dtype=np.uint8).reshape(8, 8)
     np.testing.assert_array_equal(decode(encoded(gray))[:, :, 0], gray)
