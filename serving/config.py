@@ -11,7 +11,7 @@ from serving.core.drift import DriftSettings
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, VersionOptions
 from zoo.errors import ConvzooError
-from zoo.remote import list_folders
+from zoo.object_store import list_folders
 from zoo.url import Place, Url
 
 Port = int

@@ -18,7 +18,7 @@ from zoo.artifact import (
     version_number,
 )
 from zoo.errors import ConvzooError, CorruptVersionError, ParityError, UsageError
-from zoo.remote import Entry, RemoteModel, list_remote_models
+from zoo.object_store import Entry, RemoteModel, list_remote_models
 from zoo.suggest import unknown
 from zoo.url import Url
 from zoo.versions import GATES, HISTORY, find_model, history

@@ -12,7 +12,7 @@ from typing import Protocol
 from serving.errors import ConfigError
 from zoo.artifact import list_versions, read_labels
 from zoo.errors import BusyError
-from zoo.remote import Mirror
+from zoo.object_store import Mirror
 from zoo.url import Url, place_of
 from zoo.versions import lock
 

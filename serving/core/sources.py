@@ -13,7 +13,7 @@ from serving.messages import (
     VersionPolicy,
 )
 from zoo.artifact import list_models, list_versions
-from zoo.remote import is_remote_model, list_remote_models
+from zoo.object_store import is_remote_model, list_remote_models
 from zoo.url import Url
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from tests.s3 import BUCKET, SECRET, connected, s3_server
 from tests.serving.published import publish_tiny
 from zoo.artifact import Draft, read_manifest
 from zoo.checkout import checkout
-from zoo.remote import RemoteModel
+from zoo.object_store import RemoteModel
 from zoo.url import Url
 
 HAS_S3 = all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "boto3"))
@@ -144,7 +144,7 @@ def test_a_server_follows_through_an_outage_and_its_end(store, tmp_path, poll):
 UPLOAD = """
 import sys
 from pathlib import Path
-from zoo.remote import RemoteModel
+from zoo.object_store import RemoteModel
 from zoo.url import Url
 RemoteModel(Url(sys.argv[1])).upload(Path(sys.argv[2]), is_fixed=False)
 """

@@ -27,7 +27,7 @@ from zoo.errors import (
     UsageError,
     VersionExistsError,
 )
-from zoo.remote import Mirror, RemoteModel
+from zoo.object_store import Mirror, RemoteModel
 from zoo.url import Url, place_of
 
 HAS_S3 = all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "boto3"))
