@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,32 @@ BASE_PATH = click.option(
     show_default=True,
     help="The folder or URL (s3://, gs://, az://) that the server watches.",
 )
+TF_SERVING = (
+    click.option(
+        "--tf-serving",
+        metavar="HOST:PORT",
+        help="Steer this TensorFlow Serving, too: its gRPC port. Needs --tf-serving-config.",
+    ),
+    click.option(
+        "--tf-serving-config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="TensorFlow Serving's --model_config_file; other models in it stay.",
+    ),
+    click.option(
+        "--tf-serving-base-path",
+        metavar="PATH",
+        help="MODEL's folder as TensorFlow Serving sees it; what the file says, or the base path's "
+        "own, when not given.",
+    ),
+)
 LABEL = click.option("--label", default="stable", show_default=True, help="The label to move.")
 JSON = click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+
+
+def _with_tf_serving(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(TF_SERVING):
+        command = option(command)
+    return command
 
 
 def _talk(line: str) -> None:
@@ -172,6 +197,7 @@ def raise_outcome(report: "GateReport") -> None:
 @LABEL
 @click.option("--why", default="", help="The reason, for the history.")
 @click.option("--force", is_flag=True, help="Promote a version that did not pass; needs --why.")
+@_with_tf_serving
 @JSON
 def promote(
     model: str,
@@ -180,6 +206,9 @@ def promote(
     label: str,
     why: str,
     force: bool,
+    tf_serving: str | None,
+    tf_serving_config: Path | None,
+    tf_serving_base_path: str | None,
     as_json: bool,
 ) -> None:
     r"""Points a label of MODEL to VERSION: a number, another label, or latest.
@@ -190,16 +219,22 @@ def promote(
     \b
     convzoo promote lenet5_modern 2
     convzoo promote lenet5_modern canary --label stable --why "a week without complaints"
+    convzoo promote lenet5_modern 2 --tf-serving host:8500 --tf-serving-config models.config
     """
     from zoo import versions
+    from zoo.artifact import read_labels
     from zoo.checkout import open_model
 
+    _require_config(tf_serving, tf_serving_config)
     with open_model(base_path, model) as opened:
         number = versions.resolve(opened.path, version)
         opened.need(number)
         move = versions.promote(opened.path, number, label=label, why=why, is_forced=force)
         opened.push()
+        labels = read_labels(opened.path)
     _tell_move(model, move, as_json=as_json)
+    if tf_serving_config is not None:
+        _steer(base_path, model, labels, tf_serving, tf_serving_config, tf_serving_base_path)
 
 
 @click.command()
@@ -207,17 +242,56 @@ def promote(
 @BASE_PATH
 @LABEL
 @click.option("--why", default="", help="The reason, for the history.")
+@_with_tf_serving
 @JSON
-def rollback(model: str, base_path: Path | Url, label: str, why: str, as_json: bool) -> None:
+def rollback(
+    model: str,
+    base_path: Path | Url,
+    label: str,
+    why: str,
+    tf_serving: str | None,
+    tf_serving_config: Path | None,
+    tf_serving_base_path: str | None,
+    as_json: bool,
+) -> None:
     """Points a label of MODEL back to where it was before its last move."""
     from zoo import versions
+    from zoo.artifact import read_labels
     from zoo.checkout import open_model
 
+    _require_config(tf_serving, tf_serving_config)
     with open_model(base_path, model) as opened:
         opened.need(versions.previous(opened.path, label))
         move = versions.rollback(opened.path, label=label, why=why)
         opened.push()
+        labels = read_labels(opened.path)
     _tell_move(model, move, as_json=as_json)
+    if tf_serving_config is not None:
+        _steer(base_path, model, labels, tf_serving, tf_serving_config, tf_serving_base_path)
+
+
+def _require_config(tf_serving: str | None, tf_serving_config: Path | None) -> None:
+    if tf_serving is not None and tf_serving_config is None:
+        raise click.UsageError(
+            "--tf-serving needs --tf-serving-config: a reload replaces the server's whole "
+            "configuration, and the file says what else it serves."
+        )
+
+
+def _steer(
+    base_path: Path | Url,
+    model: str,
+    labels: dict[str, int],
+    address: str | None,
+    config: Path,
+    seen_as: str | None,
+) -> None:
+    from training.tf_serving import knows, steer
+
+    if seen_as is None and not knows(config, model):
+        place = base_path if isinstance(base_path, Url) else base_path.resolve()
+        seen_as = str(place / model)
+    steer(config, model, seen_as, labels, address=address, talk=_talk)
 
 
 def _tell_move(model: str, move: Any, *, as_json: bool) -> None:
