@@ -55,10 +55,11 @@ build/triton/.complete: tests/witnesses/triton.lock
 	build/triton/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
-# Drivers and servers of an object store: a hundred megabytes that nothing else needs. What is not
-# there is taken from the first environment.
-registries: env build/s3/.complete  ## Base paths on an S3 server.
-	build/s3/bin/python -m pytest -q tests/zoo/test_remote.py tests/e2e/test_remote.py
+# An S3 server with its driver, and MLflow: a gigabyte that nothing else needs. What is not there is
+# taken from the first environment.
+registries: env build/s3/.complete build/mlflow/.complete  ## Base paths by URL, and MLflow.
+	build/s3/bin/python -m pytest -q tests/zoo/test_object_store.py tests/e2e/test_object_store.py
+	build/mlflow/bin/python -m pytest -q tests/e2e/test_mlflow.py
 
 PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 

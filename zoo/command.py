@@ -99,6 +99,7 @@ SHORT_HELP = {
     "promote": "Move a label to a version.",
     "rollback": "Move a label back to where it was.",
     "pipeline": "From data to a promoted version, step by step.",
+    "mlflow": "Runs, versions and labels in MLflow.",
     "drift": "Compare what the server saw with what training saw.",
     "serve": "Answer for published versions over REST and gRPC.",
     "predict": "Ask a server to classify images.",

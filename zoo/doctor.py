@@ -18,6 +18,8 @@ PARTS = {
     "serve": ("openvino", "hpack", "uvloop", "pillow", "prometheus-client", "orjson"),
     "train": ("tensorflow", "keras", "tensorflow-serving-api", "matplotlib", "scikit-learn"),
     "quantise": ("nncf",),
+    "remote": ("fsspec", "s3fs"),
+    "mlflow": ("mlflow-skinny",),
     "ray": ("ray",),
 }
 
