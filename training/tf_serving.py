@@ -64,26 +64,24 @@ def steer(
         versions = {*entry.model_version_policy.specific.versions} if entry is not None else set()
         missing = sorted(set(labels.values()) - versions)
         final = _changed(before, model, base_path, labels, labels.values())
-        loading = _changed(
-            before,
-            model,
-            base_path,
-            dict(entry.version_labels) if entry is not None else {},
-            {*versions, *labels.values()},
-        )
+        both = {*versions, *labels.values()}
+        earlier = dict(entry.version_labels) if entry is not None else {}
         if address is not None:
             server = _Server(address, limit_s)
             talk(f"TensorFlow Serving at {address}: loading {_listed(labels.values())}")
-            server.reload(loading)
+            # A file that is ahead of the server has labels that it would refuse.
+            kept = server.available(model)
+            earlier = {label: version for label, version in earlier.items() if version in kept}
+            server.reload(_changed(before, model, base_path, earlier, both))
             server.wait_until_available(model, labels.values())
             talk(f"TensorFlow Serving at {address}: labels {_told(labels)}")
             # Labels are moved while both versions serve, and the old one goes last.
-            labelled = _changed(before, model, base_path, labels, {*versions, *labels.values()})
+            labelled = _changed(before, model, base_path, labels, both)
             server.reload(labelled)
             if labelled != final:
                 server.reload(final)
         elif entry is not None and entry.version_labels and missing and not _has_all(entry):
-            _write(config, loading)
+            _write(config, _changed(before, model, base_path, earlier, both))
             raise TfServingError(
                 f"TensorFlow Serving moves a label only to a version it has loaded. {config} asks "
                 f"for {_listed(missing)} now; run this again when it is available, or name the "
@@ -139,6 +137,11 @@ class _Server:
             raise TfServingError(
                 f"TensorFlow Serving at {self._address} refuses: {answer.status.error_message}"
             )
+
+    def available(self, model: str) -> set[int]:
+        """The versions that serve now."""
+        states = self._states(model).items()
+        return {version for version, (state, _) in states if state == AVAILABLE}
 
     def wait_until_available(self, model: str, versions: Iterable[int]) -> None:
         """Waits for all of them."""

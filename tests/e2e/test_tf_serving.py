@@ -141,6 +141,12 @@ def test_a_version_that_the_server_cannot_load_moves_nothing_there(server, confi
     with pytest.raises(TfServingError, match=r"version 9 .* within 1 s; does it see them"):
         steer(config, "tiny", None, {"stable": 9}, address=server.grpc, limit_s=1)
     assert config.read_bytes() == before
+    # What a file says of versions that the server never had is no obstacle.
+    ahead = config.with_name("ahead.config")
+    ahead.write_text(config.read_text().replace('key: "stable"', 'key: "canary"'))
+    ahead.write_text(ahead.read_text().replace("value: 1", "value: 9"))
+    steer(ahead, "tiny", None, {"stable": 1}, address=server.grpc)
+    assert read(ahead)["tiny"][:2] == ([1], {"stable": 1})
 
 
 def test_a_file_alone_asks_for_a_version_before_a_label_moves_to_it(config, base):
