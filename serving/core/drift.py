@@ -42,6 +42,9 @@ EVERY_S = 0.25
 MOST_WAITING_BYTES = 32 << 20
 MOST_WAITING = 4096
 
+# Of one request at most so much is copied: a copy takes time, and many rows tell little more.
+MOST_OF_ONE_BYTES = 4 << 20
+
 # Inputs measured at once: this bounds what measuring takes beside them.
 MOST_AT_ONCE_BYTES = 4 << 20
 
@@ -131,7 +134,7 @@ class DriftLog:
             return None
         try:
             found = read_baseline(version_path) if manifest is not None else None
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
             log.warning("drift of %s version %d is not logged: %s", model, version, error)
             return None
         if found is None or manifest is None:
@@ -194,9 +197,12 @@ class DriftLog:
         is_last = False
         while not is_last:
             is_last = self._is_stopping.wait(EVERY_S)
+            # Before what waits is measured: what comes of them later than this is none.
+            with self._lock:
+                going = {watch for watch in self._watches if watch.is_closed or is_last}
             try:
                 self._measure_waiting()
-                self._write_due(is_last=is_last)
+                self._write_due(going)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told and no more
                 self._tell(f"{type(error).__name__}: {error}", error)
 
@@ -233,23 +239,21 @@ class DriftLog:
             self._waiting_bytes -= size
         return some
 
-    def _write_due(self, *, is_last: bool) -> None:
+    def _write_due(self, going: "set[Watch]") -> None:
         now = time.monotonic()
         with self._lock:
             watches = list(self._watches)
+            self._watches = [watch for watch in watches if watch not in going]
         for watch in watches:
-            is_going = watch.is_closed or is_last
-            if is_going or now - watch.tried >= self.settings.interval_s:
-                watch.tried = now
-                try:
-                    self._write(watch)
-                except Exception as error:  # noqa: BLE001 - others' windows may be written
-                    self._metrics.drift_windows(watch.model, watch.version, "failed")
-                    self._tell(f"{watch.model} version {watch.version}: {error}", error)
-                    watch.begin()
-            if is_going:
-                with self._lock:
-                    self._watches.remove(watch)
+            if watch not in going and now - watch.tried < self.settings.interval_s:
+                continue
+            watch.tried = now
+            try:
+                self._write(watch)
+            except Exception as error:  # noqa: BLE001 - others' windows may be written
+                self._metrics.drift_windows(watch.model, watch.version, "failed")
+                self._tell(f"{watch.model} version {watch.version}: {error}", error)
+                watch.begin()
 
     def _write(self, watch: "Watch") -> None:
         """Writes a window; what cannot be written is kept and grows into the next one."""
@@ -266,8 +270,9 @@ class DriftLog:
                 return
             self._metrics.drift_windows(watch.model, watch.version, "written")
             self._told = ""
-            self._remove_oldest()
         watch.begin()
+        if window is not None:
+            self._remove_oldest()
 
     def _remove_oldest(self) -> None:
         sizes: dict[Path, int] = {}
@@ -279,7 +284,8 @@ class DriftLog:
         for path, size in sizes.items():
             if excess <= 0:
                 return
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             excess -= size
 
     def _tell(self, text: str, error: Exception | None) -> None:
@@ -361,7 +367,12 @@ class Watch:
         sizes: list[tuple[int, int]] | None,
         drawn: list[int],
     ) -> None:
-        size = len(drawn) * (image_nhwc.nbytes // len(image_nhwc))
+        row_bytes = image_nhwc.nbytes // len(image_nhwc)
+        most = max(1, MOST_OF_ONE_BYTES // row_bytes)
+        if len(drawn) > most:
+            self._log.count(self, "dropped", len(drawn) - most)
+            drawn = sorted(self._random.sample(drawn, most))
+        size = len(drawn) * row_bytes
         if not self._log.has_room(size):
             self._log.count(self, "dropped", len(drawn))
             return

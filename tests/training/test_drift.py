@@ -249,6 +249,13 @@ def test_what_is_ignored_is_left_out_and_a_wrong_name_is_told(before):
 # --- a log, and the command
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    """What is far off is told with few draws, too, and in a fraction of the time."""
+    monkeypatch.setattr(drift, "DRAWS", 999)
+    monkeypatch.setattr(drift, "PERMUTATIONS", 199)
+
+
 @pytest.fixture(scope="module")
 def version(tmp_path_factory):
     """A tiny version that was trained on 600 random images of 8 x 8."""
@@ -338,7 +345,7 @@ def test_a_window_that_does_not_belong_here_is_refused(version, tmp_path, change
 
 
 @pytest.mark.openvino
-def test_the_exit_code_says_what_a_job_must_know(version, tmp_path, capsys):
+def test_the_exit_code_says_what_a_job_must_know(version, tmp_path, capsys, few_draws):
     logs = {name: tmp_path / name for name in ("plain", "dim", "few", "empty", "damaged")}
     write_windows(logs["plain"], version, images(600, seed=2))
     write_windows(logs["dim"], version, images(600, seed=2, light=0.5))
@@ -400,7 +407,7 @@ def test_a_version_without_a_baseline_says_so(tmp_path, capsys):
 
 
 @pytest.mark.openvino
-def test_images_are_compared_before_anything_is_served(version, tmp_path, capsys):
+def test_images_are_compared_before_anything_is_served(version, tmp_path, capsys, few_draws):
     from PIL import Image
 
     for name, light in (("same", 1.0), ("dim", 0.4)):

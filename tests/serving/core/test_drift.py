@@ -81,8 +81,13 @@ def ask(watch, rows, seed=0, sizes=None):
     watch.saw({"image": image_nhwc}, {"logits": logits_of(image_nhwc)}, sizes)
 
 
+def written(log):
+    """The windows that are whole."""
+    return [path for path in window_files(log) if not path.name.startswith(".")]
+
+
 def windows(log):
-    return [read_window(path) for path in window_files(log) if not path.name.startswith(".")]
+    return [read_window(path) for path in written(log)]
 
 
 def counted(metrics, name, **labels):
@@ -176,10 +181,10 @@ def test_windows_follow_one_another_and_the_oldest_go(opened, tmp_path, monkeypa
     old.write_bytes(b" " * (1 << 20))
     _, watch = opened(interval_s=0.01, most_bytes=1 << 20)
     for seed in range(3):
-        before = set(window_files(place))
+        before = set(written(place))
         ask(watch, 3, seed)
-        poll(lambda before=before: set(window_files(place)) - before)
-    assert not old.exists()
+        poll(lambda before=before: set(written(place)) - before)
+    poll(lambda: not old.exists())
     assert mine.exists()
     assert [each.images for each in windows(place)] == [3, 3, 3]
 
@@ -197,8 +202,8 @@ def test_a_version_that_goes_leaves_its_window(opened, tmp_path, monkeypatch, po
     log, watch = opened()
     ask(watch, 4)
     watch.close()
-    poll(lambda: windows(tmp_path / "log"))
-    poll(lambda: not log._watches)
+    poll(lambda: written(tmp_path / "log"))
+    assert not log._watches
 
 
 # --- that no request suffers
@@ -221,7 +226,7 @@ def test_where_nothing_can_be_written_nothing_is_lost(opened, tmp_path, monkeypa
     ask(watch, 3)
     assert caplog.text.count("nothing can be written to") <= 2
     place.unlink()
-    poll(lambda: window_files(place))
+    poll(lambda: written(place))
     assert windows(place)[0].images == 7
 
 
@@ -263,6 +268,17 @@ def test_what_comes_too_fast_is_dropped_and_counted(opened, monkeypatch):
     release.set()
     log.close()
     assert images_counted(metrics, "measured") == 11
+
+
+def test_of_a_large_request_some_images_are_copied(opened, tmp_path, monkeypatch):
+    metrics = Metrics()
+    monkeypatch.setattr(drift, "MOST_OF_ONE_BYTES", 7 * SIDE * SIDE * 4)
+    log, watch = opened(metrics=metrics)
+    ask(watch, 40)
+    ask(watch, 7)
+    log.close()
+    assert images_counted(metrics, "dropped") == 33
+    assert windows(tmp_path / "log")[0].images == 14
 
 
 def test_an_input_that_is_no_number_counts_beyond_all_bins(opened, tmp_path):
