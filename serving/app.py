@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +22,7 @@ from serving.core.shelves import Shelves
 from serving.core.sources import BasePath, Configured, Source
 from serving.errors import ConfigError, ServingError
 from serving.limits import LIMITS
-from serving.listeners.grpc import GrpcListener
+from serving.listeners.grpc import CredentialsError, GrpcListener
 from serving.listeners.http1 import HttpListener
 from serving.messages import ModelSettings, VersionOptions
 from serving.metrics import Metrics
@@ -298,11 +297,8 @@ def _grpc(
             credentials=(tls.key, tls.certificate, tls.client_authority) if tls else None,
             requires_client=tls is not None and tls.requires_client,
         )
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"The key and the certificates for gRPC cannot be used: {error.reason or error}. "
-            "They are PEM, and the key belongs to the certificate."
-        ) from error
+    except CredentialsError as error:
+        raise ConfigError(f"gRPC cannot use TLS: {error}") from error
 
 
 async def _follow(settings: Settings, repository: Repository) -> None:

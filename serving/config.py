@@ -18,13 +18,13 @@ Port = int
 
 
 class Tls(BaseModel):
-    """TLS of the gRPC port, in PEM.
+    """TLS of gRPC, on its port and its Unix socket, in PEM.
 
     Attributes:
         key: The server's private key.
         certificate: Its certificate, with the chain.
         client_authority: Who signs clients' certificates.
-        requires_client: Whether a client must show one.
+        requires_client: Whether a client must show one; else none is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ class Settings(BaseModel):
         rest_port: REST; 0 lets the system choose, None turns it off.
         grpc_port: gRPC; 0 lets the system choose, None turns it off.
         grpc_socket: A Unix socket that takes gRPC too.
-        grpc_tls: TLS of the gRPC port.
+        grpc_tls: TLS of gRPC, on its port and its Unix socket.
         has_cors: Whether pages from anywhere may read answers under /v1.
         metrics_path: Where Prometheus reads, besides /metrics.
         poll_interval_s: How often base paths are looked at; None for once.

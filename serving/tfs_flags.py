@@ -290,6 +290,18 @@ def _tls(path: Path) -> dict[str, Any]:
     found = _file("SSLConfig", path)
     if not (found.server_key and found.server_cert):
         raise ConfigError(f"{path} needs server_key and server_cert.")
+    if found.client_verify and not found.custom_ca:
+        raise ConfigError(
+            f"{path} has client_verify without custom_ca: no client could be let in. "
+            "custom_ca holds the certificate of who signs theirs."
+        )
+    for name in ("server_key", "server_cert", "custom_ca"):
+        text = getattr(found, name)
+        if text and "-----BEGIN " not in text:
+            raise ConfigError(
+                f"{path} has no PEM in {name}; it takes a file's text, not its name, "
+                r"with \n for each line's end."
+            )
     return {
         "key": found.server_key,
         "certificate": found.server_cert,

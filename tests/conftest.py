@@ -1,6 +1,8 @@
 """What every test may use."""
 
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -35,3 +37,29 @@ def poll():
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """An authority `ca.pem`, and `server` and `client` certificates by it; `other.pem` by itself."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("needs the openssl program")
+    place = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run([program, *arguments], cwd=place, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name in ("ca", "other"):
+        openssl(
+            *new, "-days", "2", "-subj", f"/CN={name}", "-keyout", f"{name}.key",
+            "-out", f"{name}.pem",
+        )  # fmt: skip
+    for name, more in (("server", ("-addext", "subjectAltName=DNS:model.test")), ("client", ())):
+        openssl(
+            *new, "-days", "2", "-subj", f"/CN={name}", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-addext", "basicConstraints=critical,CA:FALSE", *more,
+            "-keyout", f"{name}.key", "-out", f"{name}.pem",
+        )  # fmt: skip
+    return place

@@ -53,6 +53,10 @@ _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 
 
+class CredentialsError(ValueError):
+    """A key or a certificate cannot be used."""
+
+
 class GrpcListener:
     """Accepts gRPC connections.
 
@@ -67,11 +71,11 @@ class GrpcListener:
         max_streams: Calls open at the same time on one connection.
         max_connections: Connections beyond these are closed as they come.
         credentials: The server's key and certificate and who signs clients' ("" for nobody), in
-            PEM; None for plain connections. Sockets of the file system stay plain.
-        requires_client: Whether a client must show a certificate.
+            PEM; None for plain connections.
+        requires_client: Whether a client must show a certificate; else none is asked for.
 
     Raises:
-        ssl.SSLError: the credentials are none.
+        CredentialsError: the credentials are none; says which and why.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class GrpcListener:
         loop = asyncio.get_running_loop()
         for each in self.sockets:
             if each.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(self._protocol, sock=each)
+                server = await loop.create_unix_server(self._protocol, sock=each, ssl=self._tls)
             else:
                 server = await loop.create_server(
                     self._protocol, sock=each, ssl=self._tls, backlog=1024
@@ -125,6 +129,10 @@ class GrpcListener:
 
     async def stop(self, limit_s: float) -> None:
         """Accepts nothing more and waits for what has begun, at most so long."""
+        for each in self.sockets:
+            # Its name goes first: afterwards it might be another server's already.
+            if each.family == socket.AF_UNIX:
+                Path(each.getsockname()).unlink(missing_ok=True)
         for server in self._servers:
             server.close()
         for each in self.sockets:
@@ -557,17 +565,37 @@ def trailers(code: int, message: str = "", more: tuple[tuple[str, str], ...] = (
 
 def _tls(credentials: tuple[str, str, str], *, requires_client: bool) -> ssl.SSLContext:
     """TLS as gRPC wants it: HTTP/2 by ALPN."""
-    key, certificate, authority = credentials
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    # The standard library reads a chain from a file only; nobody else can read this one.
+    # The standard library reads them from files only; nobody else can read these.
     with tempfile.TemporaryDirectory() as place:
-        chain = Path(place) / "chain.pem"
-        chain.touch(mode=0o600)
-        chain.write_text(f"{key}\n{certificate}\n")
-        context.load_cert_chain(chain)
-    if authority:
-        context.load_verify_locations(cadata=authority)
-        context.verify_mode = ssl.CERT_REQUIRED if requires_client else ssl.CERT_OPTIONAL
+        key, certificate, authority = (Path(place) / name for name in ("key", "chain", "ca"))
+        for file, text in zip((key, certificate, authority), credentials, strict=True):
+            file.touch(mode=0o600)
+            file.write_text(text, encoding="utf-8")
+        # Alone first: of a pair that does not load, OpenSSL does not say which is wrong.
+        _read(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, "The certificate (server_cert)")
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except ssl.SSLError as error:
+            reason = (
+                "belongs to another certificate" if error.reason else "is no private key in PEM"
+            )
+            raise CredentialsError(f"The key (server_key) {reason}.") from error
+        if requires_client:
+            _read(context, authority, "Who signs clients' certificates (custom_ca)")
+            context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _read(context: ssl.SSLContext, file: Path, what: str) -> None:
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise CredentialsError(f"{what} is no certificate in PEM.") from error
+
+
+def _no_password() -> str:
+    # Without this, OpenSSL asks at the terminal and the server waits.
+    raise CredentialsError("The key (server_key) is encrypted; there is no way to give a password.")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,12 @@ def convzoo(*args, check=True, timeout=300):
     if check and done.returncode != 0:
         raise AssertionError(f"convzoo {args} -> {done.returncode}\n{done.stdout}{done.stderr}")
     return done
+
+
+def free_port():
+    """A port of this machine that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
 
 
 @dataclass

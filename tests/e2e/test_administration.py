@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import threading
 import time
 import urllib.error
@@ -20,7 +19,7 @@ from google.protobuf import text_format
 from serving.messages import PredictCall, Target
 from serving.wire import tfs_proto
 from serving.wire.pool import message
-from tests.e2e.conftest import convzoo, serve, serve_light
+from tests.e2e.conftest import convzoo, free_port, serve, serve_light
 from tests.serving.published import logits_of, publish_tiny, softmax
 from zoo.artifact import (
     MANIFEST,
@@ -46,12 +45,6 @@ def fetch(url, body=None):
             return answer.status, answer.read().decode(), dict(answer.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(), dict(error.headers)
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 @pytest.fixture

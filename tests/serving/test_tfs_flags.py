@@ -102,14 +102,22 @@ def test_batching_parameters_that_cannot_be_are_refused(tmp_path, text, words):
 def test_monitoring_and_tls_are_read_from_their_files(tmp_path):
     monitoring, tls = tmp_path / "monitoring", tmp_path / "tls"
     monitoring.write_text('prometheus_config { enable: true path: "/prometheus" }')
-    tls.write_text('server_key: "KEY" server_cert: "CERT" client_verify: true')
+    key, certificate = "-----BEGIN PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----"
+    pair = f'server_key: "{key}" server_cert: "{certificate}" '
+    tls.write_text(f'{pair} custom_ca: "{certificate}" client_verify: true')
     flags = [*BASE, f"--monitoring_config_file={monitoring}", f"--ssl_config_file={tls}"]
     settings = translate(flags, environment={}).settings
     assert settings.metrics_path == "/prometheus"
-    assert (settings.grpc_tls.key, settings.grpc_tls.requires_client) == ("KEY", True)
-    tls.write_text("")
-    with pytest.raises(ConfigError, match="needs server_key and server_cert"):
-        translate(flags, environment={})
+    assert (settings.grpc_tls.key, settings.grpc_tls.requires_client) == (key, True)
+    for text, words in (
+        ("", "needs server_key and server_cert"),
+        (f"{pair} client_verify: true", "client_verify without custom_ca: no client could"),
+        (f'server_key: "/etc/key.pem" server_cert: "{certificate}"', "no PEM in server_key"),
+        ("server_keys: 1", "no text proto SSLConfig"),
+    ):
+        tls.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            translate(flags, environment={})
 
 
 @pytest.mark.parametrize("name", NOTES)

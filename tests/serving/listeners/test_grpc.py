@@ -3,13 +3,14 @@
 import asyncio
 import gzip
 import socket
+import subprocess
 
 import grpc
 import pytest
 
 from serving.app import bind, bind_unix
 from serving.errors import ConfigError
-from serving.listeners.grpc import GrpcListener
+from serving.listeners.grpc import CredentialsError, GrpcListener
 from serving.transport import GrpcResponse
 
 MOST = 4 << 20
@@ -281,3 +282,32 @@ async def test_both_sides_can_prove_who_they_are(certificates, methods):
     with pytest.raises(grpc.aio.AioRpcError):
         await ask(text["other.key"], text["other.pem"])
     await made.stop(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "certificate", "authority", "words"),
+    [
+        ("client.key", "server.pem", "ca.pem", "key .* belongs to another certificate"),
+        ("server.pem", "server.pem", "ca.pem", "key .* is no private key in PEM"),
+        ("encrypted", "server.pem", "ca.pem", "key .* is encrypted"),
+        ("server.key", "server.key", "ca.pem", "certificate .* is no certificate in PEM"),
+        ("server.key", "server.pem", "ca.key", "custom_ca.* is no certificate in PEM"),
+        ("server.key", "server.pem", "", "custom_ca.* is no certificate in PEM"),
+    ],
+)
+def test_credentials_that_are_none_say_which(certificates, key, certificate, authority, words):
+    text = {path.name: path.read_text() for path in certificates.iterdir()} | {"": ""}
+    text["encrypted"] = subprocess.run(
+        ["openssl", "ec", "-in", certificates / "server.key", "-aes128", "-passout", "pass:word"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    with pytest.raises(CredentialsError, match=words):
+        GrpcListener(
+            {},
+            [],
+            max_message_bytes=MOST,
+            credentials=(text[key], text[certificate], text[authority]),
+            requires_client=True,
+        )
