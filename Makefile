@@ -38,9 +38,15 @@ build/witness/.complete: tests/witnesses/requirements.lock
 	build/witness/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# Servers that are not ours: half a gigabyte, so only who works on the client needs them here.
-foreign: env build/mlserver/.complete build/triton/.complete  ## Ask real MLServer and Triton.
-	$(BIN)/python -m pytest -q tests/e2e/test_other_servers.py
+# Servers and clients that are not ours: most of a gigabyte, so only who works on the client or on
+# the protocols needs them here.
+foreign: env build/mlserver/.complete build/triton/.complete build/kserve/.complete witness  ## Ask real MLServer and Triton; be asked by KServe.
+	$(BIN)/python -m pytest -q tests/e2e/test_other_servers.py tests/e2e/test_witnesses.py
+
+build/kserve/.complete: tests/witnesses/kserve.lock
+	$(PYTHON) -m venv build/kserve
+	build/kserve/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 build/mlserver/.complete: tests/witnesses/mlserver.lock
 	$(PYTHON) -m venv build/mlserver

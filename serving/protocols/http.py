@@ -79,7 +79,7 @@ def build_http(
                 if PRIORITY_HEADER in request.headers:
                     journey.priority = priority_of(request.headers[PRIORITY_HEADER])
                 return await front(unfold(request), _deadline(request))
-        if request.path == metrics_path:
+        if request.path in (metrics_path, "/metrics"):
             return _metrics(service)
         return _own(service, request)
 
@@ -133,15 +133,16 @@ def _metrics(service: Service) -> HttpResponse:
 
 
 def _own(service: Service, request: HttpRequest) -> HttpResponse:
-    """The server's own pages: probes and metrics."""
+    """The server's own pages: probes and its description."""
     match request.path:
+        case "/":
+            # What clients of KServe's first protocol take for life.
+            return HttpResponse(200, JSON, b'{"status":"alive"}')
         case "/livez" | "/healthz":
             return HttpResponse(200, TEXT, b"live\n")
         case "/readyz":
             is_ready = service.is_ready()
             return HttpResponse(200 if is_ready else 503, TEXT, b"ready\n" if is_ready else b"no\n")
-        case "/metrics":
-            return _metrics(service)
         case "/openapi.json":
             return HttpResponse(200, JSON, openapi_json())
         case "/docs":

@@ -302,6 +302,7 @@ def _open_inference() -> dict[str, Any]:
 def _server() -> dict[str, Any]:
     text = {"text/plain": {"schema": _TEXT}}
     pages = {
+        "/": ("The same as /livez, for KServe's clients", {JSON: {"schema": _OBJECT}}, ()),
         "/livez": ("Whether the process is up", text, ()),
         "/healthz": ("Whether the process is up", text, ()),
         "/readyz": ("Whether requests are taken", text, ("503",)),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITNESS = ROOT / "build" / "witness" / "bin" / "python"
+WITNESS = ROOT / "build" / "witness"
+KSERVE = ROOT / "build" / "kserve"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.openvino]
 
@@ -25,16 +26,9 @@ def tiny_server(tmp_path_factory):
         yield server
 
 
-def test_tritonclient_works_unchanged_in_all_four_forms(tiny_server):
-    if not WITNESS.exists():
-        pytest.skip("no build/witness; `make witness` installs tritonclient there")
+def claims_hold(python, check, *arguments):
     done = subprocess.run(
-        [
-            WITNESS,
-            ROOT / "tests/witnesses/tritonclient_check.py",
-            tiny_server.url.removeprefix("http://"),
-            tiny_server.grpc,
-        ],
+        [python, ROOT / "tests" / "witnesses" / check, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -42,3 +36,18 @@ def test_tritonclient_works_unchanged_in_all_four_forms(tiny_server):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every claim holds" in done.stdout
+
+
+def test_tritonclient_works_unchanged_in_all_four_forms(tiny_server):
+    if not (WITNESS / ".complete").exists():
+        pytest.skip("no build/witness; `make witness` installs tritonclient there")
+    address = tiny_server.url.removeprefix("http://")
+    python = WITNESS / "bin" / "python"
+    claims_hold(python, "tritonclient_check.py", address, tiny_server.grpc)
+
+
+def test_kserves_own_clients_work_unchanged(tiny_server):
+    if not (KSERVE / ".complete").exists():
+        pytest.skip("no build/kserve; `make foreign` installs KServe's clients there")
+    python = KSERVE / "bin" / "python"
+    claims_hold(python, "kserve_check.py", tiny_server.url, tiny_server.grpc)

@@ -191,6 +191,7 @@ async def test_readiness_ends_when_draining_begins(ask):
     ask.service.drain()
     assert (await ask("GET", "/readyz"))[0] == 503
     assert (await ask("GET", "/livez"))[0] == 200
+    assert (await ask("GET", "/"))[:2] == (200, {"status": "alive"})
     status, answer, _ = await ask("POST", "/v1/models/tiny:predict", {"instances": IMAGE.tolist()})
     assert (status, answer["error"]) == (503, "The server is stopping.")
 
