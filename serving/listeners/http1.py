@@ -149,9 +149,8 @@ class _Connection(asyncio.Protocol):
         self._received = time.monotonic()
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Nothing else is spoken here; the request that asked for it has been taken as it is.
-            self._is_refused = True
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
             return
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _RefusedError):
@@ -209,8 +208,8 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is whole: it is answered, or waits for its turn."""
         self._is_in_body = False
-        if self._parser.get_method() == b"CONNECT":
-            raise _RefusedError(405, "This server opens no tunnels.")
+        if self._parser.should_upgrade():
+            return
         target = self._url
         if not target.startswith(b"/") and b"://" in target:
             # The form that proxies use.
@@ -232,6 +231,24 @@ class _Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             return
         self._begin(request, stays=stays)
+
+    def _stay(self, rest: bytes) -> None:
+        """Reads a request that offers another protocol as if it did not (RFC 9110, section 7.8).
+
+        The parser stops at such a head and leaves the body to that protocol; Java's HttpClient
+        offers HTTP/2 with every first request.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(405, "This server opens no tunnels.")
+            return
+        offered = ("connection", "upgrade", "http2-settings")
+        fields = [
+            f"{name}: {value}\r\n" for name, value in self._headers.items() if name not in offered
+        ]
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._url, "".join(fields).encode("latin-1"))
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
 
     # --- Answers
 

@@ -16,6 +16,7 @@ from serving.transport import HttpResponse
 from tests.serving.listeners.test_http2 import Transport
 
 MOST = 1 << 20
+CHUNKED = "Transfer-Encoding: chunked"
 
 
 class Handler:
@@ -185,7 +186,6 @@ async def test_a_client_that_wants_one_answer_gets_one(connect, sent):
     assert await client.is_closed()
 
 
-CHUNKED = "Transfer-Encoding: chunked"
 REFUSED = {
     "a length too large": (
         f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {MOST + 1}\r\n\r\n".encode(),
@@ -242,11 +242,21 @@ async def test_a_bad_request_behind_a_good_one_does_not_take_its_answer(connect,
     assert await client.is_closed()
 
 
-async def test_who_asks_for_another_protocol_gets_the_answer_in_this_one(connect):
-    client = await connect(get("/here", "Connection: Upgrade", "Upgrade: h2c"))
-    answer = await client.answer()
-    assert (answer.status, answer.body) == (200, b"/here")
-    assert answer.headers["connection"] == "close"
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+
+
+@pytest.mark.parametrize("cut", [10, 150, 160, 10_000])
+async def test_who_offers_another_protocol_is_answered_in_this_one(connect, handler, cut):
+    """Java's HttpClient does so with every first request, body and all."""
+    chunked = get("/c", CHUNKED, *OFFER).replace(b"GET", b"POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    sent = get("/here", *OFFER) + post(b"0123456789" * 20, *OFFER) + chunked + get("/next")
+    client = await connect()
+    for place in range(0, len(sent), cut):
+        client.writer.write(sent[place : place + cut])
+        await client.writer.drain()
+        await asyncio.sleep(0)
+    assert [(await client.answer()).body for _ in range(4)] == [b"/here", b"/p", b"/c", b"/next"]
+    assert [each.body for each in handler.requests] == [b"", b"0123456789" * 20, b"abc", b""]
 
 
 async def test_who_goes_ends_the_work(connect, handler):
