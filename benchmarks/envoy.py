@@ -3,7 +3,7 @@
     python benchmarks/envoy.py --base-path MODELS [--model lenet5_modern] [--seconds 5]
 
 Both run the same handlers and the same core. Envoy needs the engine in a process of its own, so
-the server is measured in that form too. The figures stand in docs/decisions/0010.
+the server is measured in that form too. The figures stand in docs/decisions/0011.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def train(
     schema: bool,
     as_json: bool,
 ) -> None:
-    r"""Trains RECIPE, a bundled name or a YAML file; OVERRIDES are key=value.
+    """Trains RECIPE, a bundled name or a YAML file; OVERRIDES are key=value.
 
     \b
     convzoo train digits_lenet5_modern
@@ -128,7 +128,7 @@ def evaluate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Measures a published version or a run on SOURCE; a run alone shows what it measured.
+    """Measures a published version or a run on SOURCE; a run alone shows what it measured.
 
     SOURCE is digits, mnist, xo, or a path: class folders (also in a zip or tar), idx files, CIFAR
     batches, TFRecord shards, an .npz file.
@@ -177,7 +177,7 @@ def evaluate(
 def features(
     path: Path | Url, source: str, layer: str | None, out: Path | None, as_json: bool
 ) -> None:
-    r"""What a trained network sees in SOURCE, and how far simple classifiers get with it.
+    """What a trained network sees in SOURCE, and how far simple classifiers get with it.
 
     Fits logistic regression, a linear support vector machine and nearest neighbours on a layer's
     outputs for the training part, and measures them on the test part.
@@ -219,7 +219,7 @@ def data() -> None:
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def check_data(source: str, as_json: bool) -> None:
-    r"""Counts, sizes, corrupt images, duplicates, leakage between the parts of SOURCE.
+    """Counts, sizes, corrupt images, duplicates, leakage between the parts of SOURCE.
 
     SOURCE is as for `convzoo evaluate`, or a recipe's name or file. Ends with exit code 3 when
     something must be put right first.

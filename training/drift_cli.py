@@ -95,7 +95,7 @@ def drift(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Compares what servers saw with what VERSION was trained on.
+    """Compares what servers saw with what VERSION was trained on.
 
     LOG is the folder that `convzoo serve --drift-log` writes into; --source compares images.
 

@@ -89,7 +89,7 @@ def gate(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Judges CANDIDATE, a version's folder or URL, against the version in production.
+    """Judges CANDIDATE, a version's folder or URL, against the version in production.
 
     Exit codes: 0 pass, 4 fail, 5 inconclusive, 7 not what was published.
 
@@ -211,7 +211,7 @@ def promote(
     tf_serving_base_path: str | None,
     as_json: bool,
 ) -> None:
-    r"""Points a label of MODEL to VERSION: a number, another label, or latest.
+    """Points a label of MODEL to VERSION: a number, another label, or latest.
 
     A running server follows within its polling interval. The version must verify and have passed
     its gates.
@@ -428,7 +428,7 @@ def pipeline() -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and why, and stop.")
 @JSON
 def run_pipeline(file: Path, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    r"""Runs FILE's pipeline; steps whose inputs have not changed are skipped.
+    """Runs FILE's pipeline; steps whose inputs have not changed are skipped.
 
     Exit codes: 0 promoted or nothing to do, 2 usage, 3 data invalid, 4 gate failed,
     5 inconclusive, 6 interrupted (run it again), 7 parity failed.

@@ -42,6 +42,23 @@ def test_every_command_of_the_entry_points_has_its_line_of_help():
     assert set(convzoo.list_commands(context)) <= set(command.SHORT_HELP)
 
 
+def commands_of(command, *names):
+    """A command and all below it, by what is typed."""
+    yield names, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from commands_of(command.get_command(context, name), *names, name)
+
+
+def test_the_help_of_every_command_keeps_its_examples_on_lines_of_their_own():
+    for names, each in commands_of(convzoo):
+        text = CliRunner().invoke(each, ["--help"], prog_name="convzoo").output
+        assert "\\b" not in text, names
+        for line in text.splitlines():
+            assert line.count(f"convzoo {names[0]} " if names else "convzoo ") <= 1, (names, line)
+
+
 def test_an_unknown_command_says_what_was_meant_and_exits_with_2():
     done = run("sevre")
     assert done.returncode == 2

@@ -57,7 +57,7 @@ def explain(
     layers: bool,
     as_json: bool,
 ) -> None:
-    r"""Looks inside the network of VERSION or RUN while it looks at IMAGE.
+    """Looks inside the network of VERSION or RUN while it looks at IMAGE.
 
     \b
     convzoo explain models/lenet5_modern/1 digit.png --method occlusion --out seen.png
