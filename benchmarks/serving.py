@@ -1,17 +1,18 @@
 """The server beside TensorFlow, its own engine and other servers, on one machine in one run.
 
     python benchmarks/serving.py [--models lenet5_modern,alexnet,googlenet] [--seconds 5]
-        [--peers mlserver,bentoml] [--out docs/performance]
+        [--peers triton,mlserver,bentoml,ray] [--out docs/performance]
 
 Needs wrk and h2load, which drive every server alike. Peers are installed into environments of
-their own under build/peers. What is measured:
+their own under build/peers (benchmarks/peers.py). What is measured:
 
 - engine: one caller, batch 1, the published version on OpenVINO and on TensorFlow as its users
   call it, each in a process of its own;
 - saturation: requests of one image with many in flight, over each protocol, against the engine's
   best throughput in-process at any batch size;
 - overhead: one connection, one request at a time, minus the engine's own time;
-- peers: LeNet-5 on the same engine behind other servers, JSON and binary.
+- peers: LeNet-5 on the same engine behind other servers, over JSON, binary REST and gRPC, after
+  each has given the golden record's answer.
 
 The machine's load decides the figures; the ratios of one run are what counts.
 """
@@ -29,8 +30,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,22 +224,58 @@ def started(
             except OSError:
                 pass
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((place / "server.log").read_text()[-2000:])
+                raise RuntimeError((place / "server.log").read_text()[-8000:])
             time.sleep(0.05)
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
 
 
-def memory_mb(process: subprocess.Popen[bytes]) -> float:
-    """The most memory a process has held."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a server, and what it leaves behind of the processes that it started."""
+    started_by_it = [(each, _birth(each)) for each in descendants(process.pid)]
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    until = time.monotonic() + 5
+    # A number can be another's by now: only the same process is ended.
+    while left := [pid for pid, birth in started_by_it if birth and _birth(pid) == birth]:
+        if time.monotonic() > until:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def _birth(pid: int) -> str:
+    """When a process began, in clock ticks since the machine did; "" when it is over."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def memory_mb(pid: int) -> float:
+    """The most memory a process and those that it started have held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    own = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+    return own + sum(memory_mb(child) for child in children(pid))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for task in tasks for each in task.read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    """Those, and what they have started."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def bodies(place: Path, model: str) -> dict[str, Any]:
@@ -345,7 +382,7 @@ def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict
             )
             return {
                 "ready_s": ready_s,
-                "memory_mb": memory_mb(process),
+                "memory_mb": memory_mb(process.pid),
                 "protocols": found,
                 "at_threefold": threefold,
             }
@@ -353,102 +390,71 @@ def convzoo(base_path: Path, model: str, in_flight: int, seconds: float) -> dict
 
 # --- Peers ----------------------------------------------------------------------------------------
 
-MLSERVER = """
-import numpy as np
-import openvino as ov
-from mlserver import MLModel
-from mlserver.codecs import NumpyCodec
-from mlserver.types import InferenceRequest, InferenceResponse
+
+def agrees(found: Any, expected: Any, asked: str) -> None:
+    """Whether a peer runs the same network: what it answers is what the golden record says.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if np.shape(found) != expected.shape or not np.allclose(found, expected, atol=1e-3):
+        raise RuntimeError(f"{asked} answers {found}; the golden record has {expected}.")
 
 
-class OpenVINO(MLModel):
-    async def load(self):
-        self.compiled = ov.Core().compile_model("{ir}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
-        return True
-
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        image = self.decode(payload.inputs[0], default_codec=NumpyCodec).astype(np.float32)
-        answer = self.compiled({{"image": image}})
-        output = NumpyCodec.encode_output("probabilities", answer["probabilities"])
-        return InferenceResponse(model_name=self.name, outputs=[output])
-"""
-
-BENTOML = """
-import bentoml
-import numpy as np
-import openvino as ov
-
-
-@bentoml.service(workers=1)
-class Lenet:
-    def __init__(self):
-        self.compiled = ov.Core().compile_model("{ir}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
-
-    @bentoml.api
-    def predict(self, instances: np.ndarray) -> np.ndarray:
-        return self.compiled({{"image": instances.astype(np.float32)}})["probabilities"]
-"""
-
-
-def peer_environment(name: str) -> Path:
-    """The peer's own interpreter; installed when it is not there."""
-    python = PEERS / name / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS / name)], check=True)
-        packages = {"mlserver": ["mlserver"], "bentoml": ["bentoml"]}[name]
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", *packages, "openvino"], check=True
-        )
-    return python
+def asked_once(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """An answer's body and its headers, in lower case."""
+    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - our own URL
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+        return answer.read(), {name.lower(): value for name, value in answer.headers.items()}
 
 
 def peer(name: str, base_path: Path, model: str, in_flight: int, seconds: float) -> dict[str, Any]:
     """Another server with the same network on the same engine."""
-    bin_path = peer_environment(name).parent
+    import grpc
+
+    from benchmarks.peers import prepared
+    from serving.wire import oip_proto
+    from zoo.artifact import read_golden
+
     version = base_path / model / "1"
     sent = bodies(version, model)
+    expected = read_golden(version)[1]["probabilities"][:1]
     ir = version / "assets.extra/convzoo/openvino/fp32.xml"
-    port, grpc = free_port(), free_port()
-    url = f"http://127.0.0.1:{port}"
+    ports = (free_port(), free_port(), free_port())
+    url, grpc_address = f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
+    infer = "/inference.GRPCInferenceService/ModelInfer"
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        if name == "mlserver":
-            (place / "runtime.py").write_text(MLSERVER.format(ir=ir))
-            (place / "model-settings.json").write_text(
-                json.dumps({"name": model, "implementation": "runtime.OpenVINO"})
-            )
-            (place / "settings.json").write_text(
-                json.dumps(
-                    {
-                        "http_port": port,
-                        "grpc_port": grpc,
-                        "metrics_port": free_port(),
-                        "parallel_workers": 0,
-                        "debug": False,
-                        "logging_settings": None,
-                    }
-                )
-            )
-            command = [str(bin_path / "mlserver"), "start", "."]
-            ready, path = f"{url}/v2/health/ready", f"{url}/v2/models/{model}/infer"
-            body, headers = sent["oip_json"], {"Content-Type": "application/json"}
-        else:
-            (place / "service.py").write_text(BENTOML.format(ir=ir))
-            command = [str(bin_path / "bentoml"), "serve", "service:Lenet", "--port", str(port)]
-            ready, path = f"{url}/readyz", f"{url}/predict"
-            body, headers = sent["tfs_json"], {"Content-Type": "application/json"}
         found: dict[str, Any] = {}
-        with started(command, ready, place, PATH=f"{bin_path}:{os.environ['PATH']}") as process:
-            wrk(path, body, headers, connections=1, seconds=1, place=place)
-            found["JSON"] = best_of(
-                lambda s: wrk(path, body, headers, connections=in_flight, seconds=s, place=place),
-                seconds,
-            )
-            if name == "mlserver":
+        made = prepared(name, place, ir, model, sent, ports)
+        path = f"{PEERS / name / 'bin'}:{os.environ['PATH']}"
+        environment = {"PATH": path, **made.environment}
+        with started(made.command, url + made.ready, place, **environment) as process:
+            for kind, way in made.ways.items():
+                answer = asked_once(url + way.path, way.body, way.headers)
+                agrees(way.read(*answer), expected, f"{name} over {kind}")
+
+                def load(n: int, s: float, way: Any = way) -> dict[str, float]:
+                    return wrk(
+                        url + way.path,
+                        way.body,
+                        dict(way.headers),
+                        connections=n,
+                        seconds=s,
+                        place=place,
+                    )
+
+                load(1, 1)
+                found[kind] = best_of(lambda s, load=load: load(in_flight, s), seconds)
+            if made.has_grpc:
+                with grpc.insecure_channel(grpc_address) as channel:
+                    answer = channel.unary_unary(infer)(sent["oip_grpc"], timeout=20)
+                outputs = oip_proto.decode_infer_reply(answer).outputs
+                agrees(outputs["probabilities"], expected, f"{name} over gRPC")
                 found["gRPC"] = best_of(
                     lambda s: h2load(
-                        f"http://127.0.0.1:{grpc}",
-                        "/inference.GRPCInferenceService/ModelInfer",
+                        f"http://{grpc_address}",
+                        infer,
                         sent["oip_grpc"],
                         in_flight=in_flight,
                         seconds=s,
@@ -456,7 +462,7 @@ def peer(name: str, base_path: Path, model: str, in_flight: int, seconds: float)
                     ),
                     seconds,
                 )
-            return {"protocols": found, "memory_mb": memory_mb(process)}
+            return {"protocols": found, "memory_mb": memory_mb(process.pid)}
 
 
 # --- The report -----------------------------------------------------------------------------------
@@ -504,6 +510,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         ours = document["models"][model]["server"]["protocols"]
         best = {
             "JSON": max(each["saturated"]["per_s"] for n, each in ours.items() if "JSON" in n),
+            "binary": ours["REST, binary (OIP)"]["saturated"]["per_s"],
             "gRPC": max(each["saturated"]["per_s"] for n, each in ours.items() if "gRPC" in n),
         }
         lines += [
@@ -556,7 +563,7 @@ def main() -> None:
     """Measures and writes `<out>.json`, `<out>.table.md` and `<out>.svg`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="lenet5_modern,alexnet,googlenet")
-    parser.add_argument("--peers", default="mlserver,bentoml")
+    parser.add_argument("--peers", default="triton,mlserver,bentoml,ray")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-models")
@@ -565,6 +572,12 @@ def main() -> None:
     for program in ("wrk", "h2load"):
         if shutil.which(program) is None:
             parser.error(f"{program} is not installed (packages wrk and nghttp2-client).")
+    from benchmarks.peers import SERVERS
+
+    wanted = [name for name in given.peers.split(",") if name]
+    for name in wanted:
+        if name not in SERVERS:
+            parser.error(f"No peer {name!r}; there are {', '.join(SERVERS)}.")
     names = given.models.split(",")
     subprocess.run(
         [sys.executable, "-m", "benchmarks.untrained", str(given.base_path), *names],
@@ -586,7 +599,7 @@ def main() -> None:
         measured["server"] = convzoo(given.base_path, name, given.in_flight, given.seconds)
         document["models"][name] = measured
         write(document, given.out)
-    for name in filter(None, given.peers.split(",")):
+    for name in wanted:
         document["peers"][name] = peer(
             name, given.base_path, names[0], given.in_flight, given.seconds
         )
