@@ -266,6 +266,61 @@ def triton(place: Place) -> Peer:
     )
 
 
+PYTRITON = """
+import signal
+import threading
+
+import numpy as np
+from engine import compiled
+from pytriton.decorators import batch
+from pytriton.model_config import ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+network = compiled()
+
+
+@batch
+def infer(image):
+    return [network({{"image": image}})["probabilities"]]
+
+
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+config = TritonConfig(
+    http_address="127.0.0.1",
+    http_port={http},
+    grpc_address="127.0.0.1",
+    grpc_port={grpc},
+    allow_metrics=False,
+)
+with Triton(config=config) as triton:
+    triton.bind(
+        model_name="{model}",
+        infer_func=infer,
+        inputs=[Tensor(name="image", dtype=np.float32, shape={shape})],
+        outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(-1,))],
+        config=ModelConfig(max_batch_size=32),
+    )
+    triton.run()
+    stop.wait()
+"""
+
+
+def pytriton(place: Place) -> Peer:
+    """The same core behind PyTriton's own interface, where the function runs in the caller."""
+    http, grpc, _ = place.ports
+    shape = place.sent["image"].shape[1:]
+    place.write(
+        "server.py", PYTRITON.format(http=http, grpc=grpc, model=place.model, shape=tuple(shape))
+    )
+    return Peer(
+        [str(place.python), "server.py"],
+        f"/v2/models/{place.model}/ready",
+        _oip_ways(place, "JSON", "binary"),
+        has_grpc=True,
+    )
+
+
 # --- Ray Serve ------------------------------------------------------------------------------------
 
 RAY = """
@@ -397,6 +452,7 @@ def ray(place: Place) -> Peer:
 
 SERVERS: Mapping[str, Callable[[Place], Peer]] = {
     "triton": triton,
+    "pytriton": pytriton,
     "mlserver": mlserver,
     "bentoml": bentoml,
     "ray": ray,
@@ -405,6 +461,7 @@ SERVERS: Mapping[str, Callable[[Place], Peer]] = {
 # What pip is told; Triton's Python dependencies stay away, only its core is used.
 PACKAGES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "triton": (("numpy<2", "openvino"), ("--no-deps", "nvidia-pytriton==0.7.0")),
+    "pytriton": (("nvidia-pytriton==0.7.0", "openvino"),),
     "mlserver": (("mlserver", "openvino"),),
     "bentoml": (("bentoml", "openvino"),),
     "ray": (("ray[serve]", "openvino"),),
@@ -420,9 +477,10 @@ def installed(name: str) -> Path:
     place = PEERS / name
     python = place / "bin" / "python"
     if not (place / ".complete").exists():
-        # Triton loads the libpython of the system, so its packages are those of that Python.
+        # Triton loads the libpython of the system, so its packages are those of that Python; the
+        # core in PyTriton fails to start under some others.
         system = os.environ.get("SYSTEM_PYTHON", "/usr/bin/python3")
-        maker = system if name == "triton" else sys.executable
+        maker = system if "triton" in name else sys.executable
         if shutil.which(maker) is None:
             raise RuntimeError(f"No Python at {maker}; SYSTEM_PYTHON says where the system's is.")
         subprocess.run([maker, "-m", "venv", "--clear", str(place)], check=True)

@@ -1,7 +1,7 @@
 """The server beside TensorFlow, its own engine and other servers, on one machine in one run.
 
     python benchmarks/serving.py [--models lenet5_modern,alexnet,googlenet] [--seconds 5]
-        [--peers triton,mlserver,bentoml,ray] [--out docs/performance]
+        [--peers triton,pytriton,mlserver,bentoml,ray] [--out docs/performance]
 
 Needs wrk and h2load, which drive every server alike. Peers are installed into environments of
 their own under build/peers (benchmarks/peers.py). What is measured:
@@ -567,7 +567,7 @@ def main() -> None:
     """Measures and writes `<out>.json`, `<out>.table.md` and `<out>.svg`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="lenet5_modern,alexnet,googlenet")
-    parser.add_argument("--peers", default="triton,mlserver,bentoml,ray")
+    parser.add_argument("--peers", default="triton,pytriton,mlserver,bentoml,ray")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-models")
