@@ -1,6 +1,6 @@
 """The OpenVINO engine: runs the IR of a published version on the CPU."""
 
-import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ MOST_TINY_BYTES = 4 << 20
 
 
 class OpenVINOModel:
-    """A compiled network with one inference request a thread.
+    """A compiled network with an inference request for each batch that runs.
 
     Args:
         version_path: The version's folder.
@@ -56,7 +56,9 @@ class OpenVINOModel:
             raise LoadError(f"OpenVINO cannot load {record.file}: {_first_line(error)}") from error
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]
         self._single = self._compiled_for_one(core, version_path / record.file)
-        self._local = threading.local()
+        # Requests that run nothing now, for a batch of any size and of one. They belong to no thread:
+        # what a thread holds dies when it ends, and these have to die with the network.
+        self._idle: tuple[deque[Any], deque[Any]] = (deque(), deque())
         self.signatures: Mapping[str, Signature] = {
             name: signature_of(name, each) for name, each in manifest.signatures.items()
         }
@@ -97,7 +99,11 @@ class OpenVINOModel:
         """Runs one batch; every output of the network comes back, whatever the signature."""
         del signature  # all of them take the same input and choose among the outputs
         is_single = self._single is not None and all(len(each) == 1 for each in inputs.values())
-        request = self._request(is_single=is_single)
+        idle = self._idle[is_single]
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = self._new_request(is_single=is_single)
         try:
             results = request.infer(dict(inputs), share_inputs=True)
         except RuntimeError as error:
@@ -105,22 +111,17 @@ class OpenVINOModel:
             if "shape" in text or "incompatible" in text:
                 raise InvalidRequestError(f"OpenVINO refused the input: {text}") from error
             raise EngineError(f"OpenVINO failed: {text}") from error
+        finally:
+            idle.append(request)
         return dict(zip(self._outputs, results.values(), strict=True))
 
-    def _request(self, *, is_single: bool) -> Any:
-        """This thread's own request for one of the two forms."""
-        name = "single" if is_single else "any"
-        try:
-            return getattr(self._local, name)
-        except AttributeError:
-            compiled = self._single if is_single else self._compiled
-            request = compiled.create_infer_request()
-            setattr(self._local, name, request)
-            return request
+    def _new_request(self, *, is_single: bool) -> Any:
+        return (self._single if is_single else self._compiled).create_infer_request()
 
     def close(self) -> None:
-        """Drops the network; OpenVINO frees it with its last request."""
-        self._local = threading.local()
+        """Drops the network and its requests; nothing runs any more."""
+        for idle in self._idle:
+            idle.clear()
         self._compiled = self._single = None
 
 
