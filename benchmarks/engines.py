@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument(
         "--most-others", type=float, default=0.05, help="Of the processors, during a round."
     )
-    parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-models")
+    parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-precisions")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "engines")
     given = parser.parse_args()
     document: dict[str, Any] = {
