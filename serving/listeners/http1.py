@@ -17,6 +17,7 @@ from serving.wire.tfs_json import encode_error
 log = logging.getLogger(__name__)
 
 MOST_HEAD_BYTES = 64 << 10
+HEAD_TOO_LARGE = (431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
 # Requests of one connection that were sent ahead of their turn.
 MOST_AHEAD = 8
 # How long a client may take for a request's head, for the next part of its body, and for its next
@@ -110,6 +111,7 @@ class _Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._is_one_too_many = False
         self._is_refused = False
+        self._is_paused = False
         self._is_in_head = False
         self._is_in_body = False
         self._head_bytes = 0
@@ -135,22 +137,30 @@ class _Connection(asyncio.Protocol):
             self._task.cancel()
 
     def pause_writing(self) -> None:
-        """Reads no more from a client that does not read."""
+        """Reads and answers no more for a client that does not read: answers must not pile up."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Goes on."""
-        self._transport.resume_reading()
+        self._is_paused = False
+        if self._task is None:
+            self._go_on()
+        elif len(self._ahead) < MOST_AHEAD:
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, which calls what stands below."""
         if self._is_refused:
             return
+        size, was_in_head, head_bytes = len(data), self._is_in_head, self._head_bytes
         self._received = time.monotonic()
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
+            # One after the other and not one within the other: a client may send thousands at once.
+            while data:
+                data = self._fed(data)
+        except _RefusedError as error:
+            self._refuse(*error.args)
             return
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _RefusedError):
@@ -161,11 +171,21 @@ class _Connection(asyncio.Protocol):
             self._refuse(400, f"The request is no HTTP/1.1: {error}.")
             return
         if self._is_in_head:
-            self._head_bytes += len(data)
+            # What the parser tells is counted there; a field without end it tells only at its end.
+            if was_in_head and self._head_bytes == head_bytes:
+                self._head_bytes += size
             if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse(431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
+                self._refuse(*HEAD_TOO_LARGE)
         elif self._is_in_body and self._task is None:
             self.give_up_at = self._received + PART_WITHIN_S
+
+    def _fed(self, data: bytes) -> bytes:
+        """Feeds the parser until it stops at an offer of another protocol; what is left to feed."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._head_without_offer() + data[upgrade.args[0] :]
+        return b""
 
     # --- The parser's side
 
@@ -183,10 +203,17 @@ class _Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Its target, perhaps in parts."""
         self._url += url
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._count_head(len(name) + len(value) + 4)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MOST_HEAD_BYTES:
+            raise _RefusedError(*HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -195,7 +222,9 @@ class _Connection(asyncio.Protocol):
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._listener.max_body_bytes:
             raise self._too_large()
-        if self._headers.get("expect", "").lower() == "100-continue" and self._task is None:
+        if self._headers.get("expect", "").lower() == "100-continue" and not (
+            self._task is not None or self._parser.should_upgrade()
+        ):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
@@ -232,23 +261,22 @@ class _Connection(asyncio.Protocol):
             return
         self._begin(request, stays=stays)
 
-    def _stay(self, rest: bytes) -> None:
-        """Reads a request that offers another protocol as if it did not (RFC 9110, section 7.8).
+    def _head_without_offer(self) -> bytes:
+        """The head of a request that offers another protocol as if it did not (RFC 9110, 7.8).
 
         The parser stops at such a head and leaves the body to that protocol; Java's HttpClient
         offers HTTP/2 with every first request.
         """
         method = self._parser.get_method()
         if method == b"CONNECT":
-            self._refuse(405, "This server opens no tunnels.")
-            return
+            raise _RefusedError(405, "This server opens no tunnels.")
         offered = ("connection", "upgrade", "http2-settings")
         fields = [
             f"{name}: {value}\r\n" for name, value in self._headers.items() if name not in offered
         ]
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._url, "".join(fields).encode("latin-1"))
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        return head
 
     # --- Answers
 
@@ -275,12 +303,18 @@ class _Connection(asyncio.Protocol):
         self._task = None
         if not stays:
             self._transport.close()
-        elif self._ahead:
-            following, stays = self._ahead.popleft()
-            self._transport.resume_reading()
-            self._begin(following, stays=stays)
         else:
-            self.give_up_at = time.monotonic() + NEXT_WITHIN_S
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins the next request, when the client has read enough of the answers before."""
+        self.give_up_at = time.monotonic() + NEXT_WITHIN_S
+        if self._is_paused:
+            return
+        if self._ahead:
+            following, stays = self._ahead.popleft()
+            self._begin(following, stays=stays)
+        self._transport.resume_reading()
 
     def _write(self, response: HttpResponse, *, stays: bool, has_body: bool = True) -> None:
         lines = [_STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status]

@@ -284,6 +284,19 @@ async def test_an_answer_waits_for_a_reader_that_is_slow(connect):
     assert (await client.answer()).body == b"/next"
 
 
+async def test_answers_do_not_pile_up_for_a_client_that_reads_none(connect, handler):
+    client = await connect(get("/large") * 50)
+    await asyncio.sleep(0.3)
+    assert len(handler.requests) < 5
+    assert len((await client.answer()).body) == 8 << 20
+
+
+async def test_thousands_of_offers_at_once_are_answered_one_after_the_other(connect):
+    client = await connect(get("/o", *OFFER) * 3000)
+    for _ in range(3000):
+        assert (await client.answer()).body == b"/o"
+
+
 async def test_connections_beyond_the_limit_are_told(connect):
     kept = [await connect(get("/")) for _ in range(20)]
     for each in kept:
