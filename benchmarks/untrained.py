@@ -71,7 +71,9 @@ def publish_untrained(base_path: Path, name: str, precision: str = "fp32") -> Pa
         if precision == "int8":
             shape = (CALIBRATION_IMAGES, height, width, channels)
             some = rng.standard_normal(shape).astype(np.float32)
-            eight_bits = quantize.calibrated(draft.path / OPENVINO_FP32, some)
+            fp32 = draft.path / OPENVINO_FP32
+            large = quantize.large_dense(fp32)
+            eight_bits = quantize.calibrated(fp32, some, four_bit=large)
             file = OPENVINO_INT8
             openvino.save(eight_bits, draft.path / file)
         found = openvino.run_ir(draft.path / file, image, precision)

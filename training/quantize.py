@@ -1,7 +1,8 @@
 """Eight-bit forms of a network: calibrated on training data, accepted by what they cost.
 
-NNCF's post-training quantisation. A form that loses too much is made again with the most damaged
-layers left in floating point, until it is good enough or nothing is gained.
+NNCF's post-training quantisation. Large dense layers keep their weights in four bits where that
+costs too little to count, else in eight. A form that loses too much is made again with the most
+damaged layers left in floating point, until it is good enough or nothing is gained.
 """
 
 import contextlib
@@ -23,6 +24,12 @@ from zoo.preprocess import Floats
 # Layers left in floating point at each further attempt.
 ATTEMPTS = (0, 1, 2, 4, 8)
 
+# A dense layer with so many weights does little else, with a batch of one, than bring them from
+# memory: half the bytes are half its time.
+LARGE_DENSE = 1 << 20
+# Weights that share a scale in four bits; the layer's inputs have to be a multiple of it.
+GROUP = 128
+
 
 class PrecisionReport(Frozen):
     """What fewer bits cost.
@@ -34,6 +41,7 @@ class PrecisionReport(Frozen):
         difference: Fewer bits less fp32, with its 95 % paired interval.
         agreement: The share of images on which both give the same class.
         in_float: Layers that were left in floating point.
+        four_bit: Dense layers whose weights are kept in four bits.
         worst_layers: Signal-to-noise ratio in dB of the most damaged layers, quantised alone.
         images: Images of the validation part.
     """
@@ -44,6 +52,7 @@ class PrecisionReport(Frozen):
     difference: Difference
     agreement: float
     in_float: tuple[str, ...] = ()
+    four_bit: tuple[str, ...] = ()
     worst_layers: dict[str, float] = Field(default_factory=dict)
     images: int
 
@@ -51,6 +60,8 @@ class PrecisionReport(Frozen):
     def words(self) -> str:
         """The report in one line."""
         some = f" with {len(self.in_float)} layers in float" if self.in_float else ""
+        if self.four_bit:
+            some = f" with the weights of {len(self.four_bit)} dense layers in four bits"
         return (
             f"{self.precision}{some}: accuracy {self.accuracy:.2%} against "
             f"{self.fp32_accuracy:.2%}, the same class for {self.agreement:.2%}"
@@ -99,16 +110,22 @@ def quantize(
     reference = run_ir(fp32, validation)["logits"]
     ranked: dict[str, float] = {}
     report = None
-    for number in ATTEMPTS:
+    large = large_dense(fp32)
+    attempts = [(0, large)] * bool(large) + [(number, ()) for number in ATTEMPTS]
+    for number, four_bit in attempts:
         if number and not ranked:
             ranked = damage(fp32, calibration)
         if number > len(ranked):
             break
         in_float = tuple(list(ranked)[:number])
-        model = calibrated(fp32, calibration, in_float)
+        model = calibrated(fp32, calibration, in_float, four_bit)
         report = compare("int8", reference, run_ir(model, validation)["logits"], class_ids)
         report = report.model_copy(
-            update={"in_float": in_float, "worst_layers": dict(list(ranked.items())[:5])}
+            update={
+                "in_float": in_float,
+                "four_bit": four_bit,
+                "worst_layers": dict(list(ranked.items())[:5]),
+            }
         )
         talk(report.words)
         if not_worse(report.difference, most_drop) == "pass":
@@ -176,15 +193,9 @@ def damage(fp32: Path, calibration: Floats) -> dict[str, float]:
     Returns:
         Layer name to signal-to-noise ratio of the logits in dB with that layer alone quantised.
     """
-    import openvino as ov
-
     some = calibration[:64]
     reference = run_ir(fp32, some)["logits"]
-    names = [
-        each.get_friendly_name()
-        for each in ov.Core().read_model(fp32).get_ordered_ops()
-        if each.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
-    ]
+    names = layers_of(fp32)
     found = {}
     for name in names:
         others = tuple(each for each in names if each != name)
@@ -194,13 +205,51 @@ def damage(fp32: Path, calibration: Floats) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda each: each[1]))
 
 
-def calibrated(fp32: Path, calibration: Floats, in_float: tuple[str, ...] = ()) -> Any:
+def layers_of(fp32: Path) -> list[str]:
+    """The convolutions and dense layers of an OpenVINO form, in order."""
+    import openvino as ov
+
+    return [
+        each.get_friendly_name()
+        for each in ov.Core().read_model(fp32).get_ordered_ops()
+        if each.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
+    ]
+
+
+def large_dense(fp32: Path) -> tuple[str, ...]:
+    """Dense layers that are bound by memory; not the last one, whose errors nothing evens out."""
+    import openvino as ov
+
+    dense = [
+        each
+        for each in ov.Core().read_model(fp32).get_ordered_ops()
+        if each.get_type_name() == "MatMul"
+    ]
+    found = []
+    for layer in dense[:-1]:
+        inputs = layer.input_value(0).get_partial_shape()[-1]
+        outputs = layer.output(0).get_partial_shape()[-1]
+        if inputs.is_dynamic or outputs.is_dynamic or inputs.get_length() % GROUP:
+            continue
+        if inputs.get_length() * outputs.get_length() >= LARGE_DENSE:
+            found.append(layer.get_friendly_name())
+    return tuple(found)
+
+
+def calibrated(
+    fp32: Path,
+    calibration: Floats,
+    in_float: tuple[str, ...] = (),
+    four_bit: tuple[str, ...] = (),
+) -> Any:
     """An eight-bit form of a network, however accurate.
 
     Args:
         fp32: The OpenVINO form with the input `image`.
         calibration: Inputs [N, H, W, C] from which the ranges of all tensors are taken.
         in_float: Layers that stay in floating point.
+        four_bit: Dense layers whose weights are kept in four bits, with a scale for each `GROUP`;
+            what comes into them is brought to eight bits as they run.
     """
     import logging
 
@@ -209,12 +258,23 @@ def calibrated(fp32: Path, calibration: Floats, in_float: tuple[str, ...] = ()) 
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     dataset = nncf.Dataset([each[None] for each in calibration], lambda each: {"image": each})
+    left = [*in_float, *four_bit]
     # Its progress bars go to standard output, which is for results.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-        return nncf.quantize(
+        model = nncf.quantize(
             ov.Core().read_model(fp32),
             dataset,
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=list(in_float)) if in_float else None,
+            ignored_scope=nncf.IgnoredScope(names=left) if left else None,
+        )
+        if not four_bit:
+            return model
+        others = [each for each in layers_of(fp32) if each not in four_bit]
+        return nncf.compress_weights(
+            model,
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            group_size=GROUP,
+            all_layers=True,
+            ignored_scope=nncf.IgnoredScope(names=others),
         )

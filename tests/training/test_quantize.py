@@ -234,3 +234,74 @@ def test_an_older_processor_serves_bf16_in_fp32_and_says_so(published):
     difference, note = done.stdout.splitlines()
     assert float(difference) < 1e-4
     assert note.startswith("Computes in fp32: bf16 needs AVX512-BF16")
+
+
+# --- Weights in four bits -------------------------------------------------------------------------
+
+
+def dense_network(place, hidden_weights):
+    """[N, 1024] -> [N, 1024] -> ten scores, in OpenVINO's form."""
+    import openvino as ov
+    from openvino import opset14 as ops
+
+    from training.openvino import save
+
+    image = ops.parameter([-1, 1024], np.float32, name="image")
+    image.output(0).get_tensor().set_names({"image"})
+    hidden = ops.relu(ops.matmul(image, ops.constant(hidden_weights), False, True))
+    hidden.input_value(0).get_node().set_friendly_name("hidden")
+    last = np.random.default_rng(2).standard_normal((1024, 10)).astype(np.float32)
+    scores = ops.matmul(hidden, ops.constant(last), False, False)
+    scores.set_friendly_name("scores")
+    scores.output(0).get_tensor().set_names({"logits"})
+    save(ov.Model([ops.result(scores)], [image], "dense"), place)
+    return place
+
+
+def kinds_of(model):
+    """The types in which weights are kept, one for each layer."""
+    return [
+        each.get_output_element_type(0)
+        for each in model.get_ordered_ops()
+        if each.get_type_name() == "Constant" and np.prod(each.get_output_shape(0)) >= 10240
+    ]
+
+
+def test_large_dense_layers_keep_their_weights_in_four_bits(tmp_path):
+    from training.openvino import run_ir
+    from training.quantize import calibrated, large_dense, quantize
+
+    rng = np.random.default_rng(1)
+    weights = rng.standard_normal((1024, 1024)).astype(np.float32) / 32
+    fp32 = dense_network(tmp_path / "fp32.xml", weights)
+    assert large_dense(fp32) == ("hidden",)
+    image = rng.standard_normal((512, 1024)).astype(np.float32)
+    eight = calibrated(fp32, image[:64])
+    four = calibrated(fp32, image[:64], four_bit=("hidden",))
+    bits = [sum(kind.bitwidth for kind in kinds_of(each)) for each in (eight, four)]
+    assert bits == [16, 12]
+
+    class_ids = run_ir(fp32, image)["logits"].argmax(-1)
+    made = quantize(fp32, image[:64], image, class_ids, most_drop=0.15)
+    assert made.report.four_bit == ("hidden",)
+    assert "the weights of 1 dense layers in four bits" in made.report.words
+    assert 0.8 < made.report.agreement < 1
+
+
+def test_weights_that_four_bits_spoil_are_kept_in_eight(tmp_path):
+    """In each group one weight is so large that four bits round all others away."""
+    from training.openvino import run_ir
+    from training.quantize import quantize
+
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(-0.06, 0.06, (1024, 1024)).astype(np.float32)
+    weights[:, ::128] = 1.0
+    fp32 = dense_network(tmp_path / "fp32.xml", weights)
+    image = rng.standard_normal((512, 1024)).astype(np.float32)
+    image[:, ::128] = 0.0
+    class_ids = run_ir(fp32, image)["logits"].argmax(-1)
+    told = []
+    made = quantize(fp32, image[:64], image, class_ids, most_drop=0.15, talk=told.append)
+    assert "in four bits" in told[0]
+    assert made.report.four_bit == ()
+    assert made.report.agreement > 0.85
