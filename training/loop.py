@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import fine_tune
+from training import batch_norm, fine_tune
 from training.checkpoint import Checkpoints, Place
 from training.data.dataset import Dataset, Images
 from training.data.fit import colour_axes
@@ -87,6 +87,7 @@ class Loop:
     ) -> None:
         self.recipe = recipe
         self.model = model
+        batch_norm.fuse(model)
         self.dataset = dataset
         self.run = run
         self._preprocessing = preprocessing

@@ -99,6 +99,30 @@ def test_momentum_is_the_papers():
     assert bias == pytest.approx(1 - 2 * (0.1 + 0.19 + 0.171))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_steps_are_keras_own_in_one_operation(nesterov):
+    import keras
+    import tensorflow as tf
+
+    from training.optimizers import Rate, make_optimizer
+    from training.recipe import Constant
+
+    start, *gradients = np.random.default_rng(4).standard_normal((6, 40)).astype(np.float32)
+    settings = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": nesterov}
+    ours, theirs = (keras.Variable(start, name="kernel") for _ in range(2))
+    optimizer = make_optimizer(
+        TypeAdapter(Optimizer).validate_python(settings), Rate(0.1, Constant(), 1, 1), [ours]
+    )
+    reference = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=nesterov)
+    step = tf.function(lambda gradient: optimizer.apply([gradient], [ours]))
+    for each in gradients:
+        step(tf.constant(each))
+        reference.apply([tf.constant(each)], [theirs])
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-6)
+    graph = step.get_concrete_function(tf.TensorSpec((40,))).graph
+    assert "ResourceApplyKerasMomentum" in {each.type for each in graph.get_operations()}
+
+
 def test_adam_agrees_with_keras_and_adamw_decays_kernels_alone():
     import keras
 
