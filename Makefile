@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASETS ?= ../shared/datasets
 
-.PHONY: env demo test check witness foreign registries lock proto clean
+.PHONY: env demo test check lint fast witness foreign registries lock proto clean
 
 env: $(VENV)/.complete
 
@@ -19,7 +19,9 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 demo: env  ## The main job: train, publish, serve and ask, on real digits.
 	@$(BIN)/convzoo demo
 
-check: env  ## The fast subset: format, lint, types, import rules, tests that need no framework.
+check: lint fast  ## The fast subset: format, lint, types, import rules, tests that need no framework.
+
+lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -28,6 +30,8 @@ check: env  ## The fast subset: format, lint, types, import rules, tests that ne
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci deploy/gitlab/.gitlab-ci.yml
 	$(BIN)/zizmor --offline --quiet .github
+
+fast: env
 	$(BIN)/python -m pytest -q -m "not tensorflow and not openvino and not jax and not ray and not e2e and not slow"
 
 # Foreign clients live in an environment of their own: their pins clash with ours.
@@ -76,8 +80,9 @@ build/%/.complete: tests/witnesses/%.lock
 	  > "$$(build/$*/bin/python $(PACKAGES))/first.pth"
 	@touch $@
 
-test: check witness  ## Everything that must pass.
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "tensorflow or openvino or jax or e2e or slow"
+test: env  ## Everything that must pass.
+	@$(MAKE) --no-print-directory --jobs=2 lint fast witness
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "tensorflow or openvino or jax or e2e or slow"
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
 

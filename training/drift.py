@@ -384,22 +384,8 @@ def _numeric(
     asked: Thresholds,
     rng: np.random.Generator,
 ) -> Finding:
-    chance = psi_by_chance(before_b, now_b, asked.alpha, rng)
     distance, ks_p = ks(before_b, now_b)
-    return Finding(
-        name=name,
-        measure="PSI",
-        before_images=int(before_b.sum()),
-        now_images=int(now_b.sum()),
-        value=psi(before_b, now_b),
-        by_chance=chance.limit,
-        p=chance.p,
-        ks=distance,
-        ks_p=ks_p,
-        edges=edges,
-        before=_shares(before_b),
-        now=_shares(now_b),
-    )
+    return _counted(name, before_b, now_b, asked, rng, ks=distance, ks_p=ks_p, edges=edges)
 
 
 def _classes(
@@ -413,21 +399,34 @@ def _classes(
     before_b, now_b = (
         np.array([each[first:last].sum() for first, last in groups]) for each in (before_k, now_k)
     )
+    named = tuple(
+        labels[first] if last == first + 1 else f"{labels[first]} ... {labels[last - 1]}"
+        for first, last in groups
+    )
+    return _counted(CLASS, before_b, now_b, asked, rng, groups=named)
+
+
+def _counted(
+    name: str,
+    before_b: Counts,
+    now_b: Counts,
+    asked: Thresholds,
+    rng: np.random.Generator,
+    **more: Any,
+) -> Finding:
+    """What is told of any histogram."""
     chance = psi_by_chance(before_b, now_b, asked.alpha, rng)
     return Finding(
-        name=CLASS,
+        name=name,
         measure="PSI",
         before_images=int(before_b.sum()),
         now_images=int(now_b.sum()),
         value=psi(before_b, now_b),
         by_chance=chance.limit,
         p=chance.p,
-        groups=tuple(
-            labels[first] if last == first + 1 else f"{labels[first]} ... {labels[last - 1]}"
-            for first, last in groups
-        ),
         before=_shares(before_b),
         now=_shares(now_b),
+        **more,
     )
 
 

@@ -9,6 +9,7 @@ import ssl
 import tempfile
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from serving.listeners.http2 import (
+    Data,
     Exchange,
     Fields,
     Http2Connection,
@@ -289,10 +291,10 @@ class _Unary(_Call):
     ) -> None:
         super().__init__(connection, stream, head, max_message_bytes)
         self._handler = handler
-        self._parts: list[bytes] = []
+        self._parts: list[Data] = []
         self._size = 0
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Data) -> None:
         """Keeps it."""
         self._parts.append(data)
         self._size += len(data)
@@ -318,7 +320,7 @@ class _Unary(_Call):
                     + ("cut." if len(prefix) < 5 or size > came else "more than one."),
                 )
             parts[0] = parts[0][5:]
-            message = self._message(prefix[0], parts[0] if len(parts) == 1 else b"".join(parts))
+            message = self._message(prefix[0], b"".join(parts))
             parts.clear()
         except _RefusedError as error:
             self._refuse(error)
@@ -339,7 +341,7 @@ class _Unary(_Call):
         )
 
 
-class _Reading(_Call):
+class _Reading(_Call, ABC):
     """A call whose messages are read as they come."""
 
     def __init__(
@@ -358,8 +360,9 @@ class _Reading(_Call):
         self._arrived: asyncio.Queue[bytes | _RefusedError | None] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._guarded())
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """Answers."""
 
     async def _guarded(self) -> None:
         self._connection.reply(self._stream, _ANSWER, b"", None)
@@ -371,7 +374,7 @@ class _Reading(_Call):
             log.exception("%s failed", self._head.path)
             self._refuse(_RefusedError(INTERNAL, "Internal error."), begun=True)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Data) -> None:
         """Cuts it into messages; credit for more waits while too many messages do."""
         self._partial += data
         try:
@@ -524,7 +527,7 @@ class _Watched(_Reading):
 class _Refused:
     """A call that has its answer already."""
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Data) -> None:
         """Nobody reads it."""
 
     def end(self) -> None:

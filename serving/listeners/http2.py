@@ -54,6 +54,7 @@ _FRAME = struct.Struct(">HBBBL")
 _SETTING = struct.Struct(">HL")
 _LONG = struct.Struct(">L")
 
+Data = bytes | memoryview
 Fields = Sequence[tuple[bytes, bytes]]
 # Fields of HTTP/1.1's connections mean nothing here, and smuggling begins with them (8.2.2).
 _FORBIDDEN = frozenset(
@@ -82,7 +83,7 @@ class StreamFaultError(Exception):
 class Exchange(Protocol):
     """What a stream's frames are told to."""
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: Data) -> None:
         """A part of the body."""
         ...
 
@@ -107,6 +108,7 @@ class Stream:
         id: Its number.
         send_window: Bytes that may be sent.
         receive_window: Bytes that may come.
+        owed: Bytes that have been consumed, of which the client has not heard yet.
         exchange: What it is told to.
         is_read: Whether the client has said all.
         outgoing: Frames' contents that wait for a window, in order.
@@ -117,6 +119,7 @@ class Stream:
     id: int
     send_window: int
     receive_window: int = STREAM_WINDOW
+    owed: int = 0
     exchange: Exchange = field(init=False)
     is_read: bool = False
     outgoing: bytearray | None = None
@@ -173,7 +176,7 @@ class Http2Connection(asyncio.Protocol):
         self._empty_since = 0.0
         self._is_paused = False
         self._is_closing = False
-        self._takers: dict[int, Callable[[int, int, bytes], None]] = {
+        self._takers: dict[int, Callable[[int, int, Any], None]] = {
             DATA: self._on_data,
             HEADERS: self._on_headers,
             PRIORITY: self._on_priority,
@@ -257,6 +260,7 @@ class Http2Connection(asyncio.Protocol):
     def _take_frames(self, buffer: bytes, place: int) -> int:
         """Takes the frames that are whole; where the next one begins."""
         size = len(buffer)
+        whole = memoryview(buffer)
         while size - place >= 9:
             high, low, kind, flags, stream_id = _FRAME.unpack_from(buffer, place)
             length = high << 8 | low
@@ -267,7 +271,11 @@ class Http2Connection(asyncio.Protocol):
             if end > size:
                 break
             place = end
-            self._take(kind, flags, stream_id & MOST_WINDOW, buffer[begin:end])
+            # Frames of a large message are copied once, when it is put together. A view keeps all
+            # alive that was read with it, so small ones are copied at once.
+            is_large = kind == DATA and length == MOST_FRAME
+            payload = whole[begin:end] if is_large else buffer[begin:end]
+            self._take(kind, flags, stream_id & MOST_WINDOW, payload)
         return place
 
     # --- Frames that come
@@ -288,7 +296,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport.write(self._hello)
         return len(PREFACE)
 
-    def _take(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+    def _take(self, kind: int, flags: int, stream_id: int, payload: Any) -> None:
         if self._continued is not None and (
             kind != CONTINUATION or stream_id != self._continued[0]
         ):
@@ -337,7 +345,7 @@ class Http2Connection(asyncio.Protocol):
                 PROTOCOL_ERROR, f"{kind} of stream {stream_id}, never opened"
             )
 
-    def _on_data(self, stream_id: int, flags: int, payload: bytes) -> None:
+    def _on_data(self, stream_id: int, flags: int, payload: Data) -> None:
         length = len(payload)
         self._receive_window -= length
         if self._receive_window < 0:
@@ -371,7 +379,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _on_headers(self, stream_id: int, flags: int, payload: bytes) -> None:
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = bytes(_unpadded(payload))
         if flags & HAS_PRIORITY:
             if len(payload) < 5:
                 raise ConnectionFaultError(FRAME_SIZE_ERROR, "HEADERS without its priority")
@@ -572,10 +580,14 @@ class Http2Connection(asyncio.Protocol):
     # --- What is sent
 
     def consumed(self, stream: Stream, size: int) -> None:
-        """Lets the client send so many bytes more."""
-        if not stream.is_read and size and stream.id in self._streams:
-            stream.receive_window += size
-            self._write_window(stream.id, size)
+        """Lets the client send so many bytes more; told when they are half a window."""
+        if stream.is_read:
+            return
+        stream.owed += size
+        if stream.owed >= STREAM_WINDOW // 2 and stream.id in self._streams:
+            stream.receive_window += stream.owed
+            self._write_window(stream.id, stream.owed)
+            stream.owed = 0
 
     def _write_window(self, stream_id: int, size: int) -> None:
         self._transport.write(frame(WINDOW_UPDATE, 0, stream_id, _LONG.pack(size)))
@@ -710,7 +722,7 @@ def check_fields(fields: Fields, *, is_trailer: bool) -> None:
         raise StreamFaultError(PROTOCOL_ERROR)
 
 
-def _unpadded(payload: bytes) -> bytes:
+def _unpadded(payload: Data) -> Data:
     if not payload or payload[0] >= len(payload):
         raise ConnectionFaultError(PROTOCOL_ERROR, "more padding than frame")
     return payload[1 : len(payload) - payload[0]]

@@ -405,6 +405,35 @@ async def test_an_answer_never_exceeds_the_clients_windows(server, window):
     assert status == {1: b"0", 3: b"0"}
 
 
+async def test_a_large_message_is_let_in_by_few_window_updates(server):
+    """Three megabytes through a window of one; `h2` refuses to send beyond it."""
+    body = bytes(range(256)) * 12_000
+    config = h2.config.H2Configuration(client_side=True)
+    connection = h2.connection.H2Connection(config)
+    connection.initiate_connection()
+    connection.send_headers(1, FIELDS)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server)
+    left, updates, got, status = framed(body), 0, b"", None
+    async with asyncio.timeout(20):
+        while status is None:
+            while left and (room := connection.local_flow_control_window(1)):
+                part = left[: min(room, connection.max_outbound_frame_size)]
+                left = left[len(part) :]
+                connection.send_data(1, part, end_stream=not left)
+            writer.write(connection.data_to_send())
+            for event in connection.receive_data(await reader.read(65_536)):
+                if isinstance(event, h2.events.WindowUpdated):
+                    updates += event.stream_id == 1
+                elif isinstance(event, h2.events.DataReceived):
+                    got += event.data
+                    connection.acknowledge_received_data(event.flow_controlled_length, 1)
+                elif isinstance(event, h2.events.TrailersReceived):
+                    status = dict(event.headers)[b"grpc-status"]
+    writer.close()
+    assert (got, status) == (framed(body), b"0")
+    assert 2 <= updates <= 6
+
+
 async def test_a_window_made_smaller_holds_answers_back(connect):
     """A window may become negative (6.9.2): nothing comes until it is positive again."""
     body = b"x" * 70_000
