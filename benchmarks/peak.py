@@ -1,10 +1,10 @@
-"""What the processor multiplies at most, and so how fast a network can be at all.
+"""What OpenVINO's kernels multiply at most on this processor, and so how fast a network can be.
 
     python -m benchmarks.peak [vgg16 ...]
 
 Runs matrix products and convolutions of friendly sizes in OpenVINO, in fp32 and in eight bits, keeps
-the best of each type as the peak, and divides the networks' multiply-accumulates by it. No engine
-that multiplies as the network is written down can be faster than that on this machine.
+the best of each type as the peak, and divides the networks' multiply-accumulates by it. Bringing
+weights from memory, and whatever is no multiplication, comes on top.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The OpenVINO form of a network: the one file of `training` that imports OpenVINO."""
+"""The OpenVINO form of a network; `training.quantize` makes the eight-bit one of it."""
 
 from collections.abc import Sequence
 from pathlib import Path

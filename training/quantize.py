@@ -110,8 +110,9 @@ def quantize(
     reference = run_ir(fp32, validation)["logits"]
     ranked: dict[str, float] = {}
     report = None
-    large = large_dense(fp32)
-    attempts = [(0, large)] * bool(large) + [(number, ()) for number in ATTEMPTS]
+    attempts: list[tuple[int, tuple[str, ...]]] = [(number, ()) for number in ATTEMPTS]
+    if large := large_dense(fp32):
+        attempts.insert(0, (0, large))
     for number, four_bit in attempts:
         if number and not ranked:
             ranked = damage(fp32, calibration)

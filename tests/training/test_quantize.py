@@ -268,7 +268,7 @@ def kinds_of(model):
 
 
 def test_large_dense_layers_keep_their_weights_in_four_bits(tmp_path):
-    from training.openvino import run_ir
+    from training.openvino import run_ir, save
     from training.quantize import calibrated, large_dense, quantize
 
     rng = np.random.default_rng(1)
@@ -280,6 +280,10 @@ def test_large_dense_layers_keep_their_weights_in_four_bits(tmp_path):
     four = calibrated(fp32, image[:64], four_bit=("hidden",))
     bits = [sum(kind.bitwidth for kind in kinds_of(each)) for each in (eight, four)]
     assert bits == [16, 12]
+    # What is published is the file, so it has to say the same.
+    save(four, tmp_path / "int8.xml")
+    told = run_ir(four, image)["logits"]
+    np.testing.assert_array_equal(run_ir(tmp_path / "int8.xml", image)["logits"], told)
 
     class_ids = run_ir(fp32, image)["logits"].argmax(-1)
     made = quantize(fp32, image[:64], image, class_ids, most_drop=0.15)
