@@ -87,7 +87,10 @@ def changed(augmentation, pixels, *, epoch=1, seed=1, ids=None, steps=(), wanted
     axes = colour_axes(images) if augmentation.lighting else None
     changes = Changes(augmentation, number, (height, width), wanted, seed, epoch, axes)
     rows = np.arange(number) if rows is None else rows
-    parts = list(batches(images, rows, slices_of(len(rows), 8), preprocessing, {}, changes))
+    dataset = batches(images, rows, slices_of(len(rows), 8), preprocessing, {}, changes)
+    # The end of an epoch waits for tf.data's tuner to wake up, for seconds.
+    assert dataset.options().autotune.enabled is False
+    parts = list(dataset)
     return [np.concatenate([np.asarray(part[each]) for part in parts]) for each in range(4)]
 
 
