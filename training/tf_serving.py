@@ -20,6 +20,8 @@ from zoo.versions import lock
 
 PLATFORM = "tensorflow"
 POLL_S = 0.2
+# What one answer may take, also when the time to load is over.
+ANSWER_S = 10.0
 
 # GetModelStatus's states.
 AVAILABLE, END = 30, 50
@@ -120,7 +122,7 @@ class _Server:
         self._stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(address))
 
     def _left_s(self) -> float:
-        return max(0.001, self._deadline - time.monotonic())
+        return max(ANSWER_S, self._deadline - time.monotonic())
 
     def reload(self, config: Any) -> None:
         """Replaces the server's configuration."""
@@ -189,6 +191,12 @@ class _Server:
             return TfServingError(
                 f"TensorFlow Serving at {self._address} does not answer; HOST:PORT of its gRPC port "
                 "is what is needed."
+            )
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            limit_s = max(ANSWER_S, self._limit_s)
+            return TfServingError(
+                f"TensorFlow Serving at {self._address} has not answered within {limit_s:.0f} s; its "
+                "log says what it is doing."
             )
         return TfServingError(
             f"TensorFlow Serving at {self._address} refuses ({error.code().name}): "
