@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from zoo.versions import lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,27 +47,36 @@ class Published:
     accuracy: float
 
 
+def trained(tmp_path_factory, name, recipe, *overrides) -> Published:
+    """A run and its version 1: made by the first process that needs it, and copied by each."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    made, told = root / f"{name}-made", root / f"{name}.json"
+    with lock(root, f".{name}.lock"):
+        if not told.exists():
+            shutil.rmtree(made, ignore_errors=True)
+            run = convzoo("train", recipe, "--out", made / "run", *overrides, "--json")
+            models = ("--base-path", made / "models", "--json")
+            model = json.loads(convzoo("publish", made / "run", *models).stdout)["model"]
+            accuracy = json.loads(run.stdout)["metrics"]["accuracy"]["value"]
+            told.write_text(json.dumps({"model": model, "accuracy": accuracy}))
+    place = tmp_path_factory.mktemp(name)
+    shutil.copytree(made, place, dirs_exist_ok=True)
+    return Published(place / "models", place / "run", **json.loads(told.read_text()))
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> Published:
     """LeNet-5, trained shortly on the embedded digits and published as version 1."""
-    place = tmp_path_factory.mktemp("published")
-    run, base_path = place / "run", place / "models"
-    trained = convzoo("train", "digits_lenet5_modern", "--out", run, "epochs=3", "--json")
-    told = json.loads(convzoo("publish", run, "--base-path", base_path, "--json").stdout)
-    accuracy = json.loads(trained.stdout)["metrics"]["accuracy"]["value"]
-    return Published(base_path, run, told["model"], accuracy)
+    return trained(tmp_path_factory, "published", "digits_lenet5_modern", "epochs=3")
 
 
 @pytest.fixture(scope="session")
 def published_xo(tmp_path_factory) -> Published:
     """The network that tells an X from an O, with snapshots of its training, published."""
-    place = tmp_path_factory.mktemp("published_xo")
-    run, base_path = place / "run", place / "models"
     snapshots = "checkpoints.snapshots=[1,2,5]"
-    trained = convzoo("train", "xo", "--out", run, "epochs=8", snapshots, "--json")
-    told = json.loads(convzoo("publish", run, "--base-path", base_path, "--json").stdout)
-    accuracy = json.loads(trained.stdout)["metrics"]["accuracy"]["value"]
-    return Published(base_path, run, told["model"], accuracy)
+    return trained(tmp_path_factory, "published_xo", "xo", "epochs=8", snapshots)
 
 
 @dataclass
