@@ -96,6 +96,7 @@ class Batcher:
         on_batch: Told of each batch that ran: its rows and its seconds.
         inline_rows: Batches of so few rows run right here although there is an executor, when
             nothing else runs: changing threads costs more than they do.
+        run_alone: Runs a batch while no other runs and none waits; `run` by default.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class Batcher:
         executor: Executor | None,
         on_batch: Callable[[int, float], None] | None = None,
         inline_rows: int = 0,
+        run_alone: Run | None = None,
     ) -> None:
         self._run = run
+        self._run_alone = run_alone or run
         self._settings = settings
         self._executor = executor
         self._on_batch = on_batch
@@ -258,13 +261,14 @@ class Batcher:
             rows = sum(each.rows for each in batch)
             started = time.monotonic()
             is_inline = rows <= self._inline_rows and not self._running
+            run = self._run if self._running or self._queued_rows else self._run_alone
             if self._executor is None or is_inline:
-                self._finish(batch, rows, started, self._run_batch(batch, rows))
+                self._finish(batch, rows, started, self._run_batch(run, batch, rows))
                 continue
             self._running += 1
             self._running_rows += rows
             future = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._run_batch, batch, rows
+                self._executor, self._run_batch, run, batch, rows
             )
             future.add_done_callback(partial(self._done, batch, rows, started))
 
@@ -300,7 +304,9 @@ class Batcher:
             del self._queues[level]
         return batch
 
-    def _run_batch(self, batch: list[_Waiting], rows: int) -> Mapping[str, Array] | Exception:
+    def _run_batch(
+        self, run: Run, batch: list[_Waiting], rows: int
+    ) -> Mapping[str, Array] | Exception:
         """Runs in the executor: nothing here touches the loop."""
         try:
             if len(batch) == 1:
@@ -317,7 +323,7 @@ class Batcher:
                     name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)])
                     for name, array in joined.items()
                 }
-            outputs = self._run(joined)
+            outputs = run(joined)
             if size == rows and len(batch) == 1:
                 return outputs
             for name, array in outputs.items():

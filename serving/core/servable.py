@@ -163,6 +163,9 @@ class Servable:
         """Loads, proves, warms and measures; leaves nothing behind when one of them fails."""
         started = time.monotonic()
         self._loaded = self._loaded_on(path, streams)
+        # Where there are streams, the network again, on all cores: for a batch that has the engine
+        # for itself.
+        self._whole: engines.LoadedModel | None = None
         compile_s = time.monotonic() - started
         try:
             self.signatures = self._loaded.signatures
@@ -173,8 +176,13 @@ class Servable:
             self._warm(path)
             self.tuned = self._tune(path, golden, compile_s, streams)
         except BaseException:
-            self._loaded.close()
+            self._close()
             raise
+
+    def _close(self) -> None:
+        for each in (self._loaded, self._whole):
+            if each is not None:
+                each.close()
 
     def _loaded_on(self, path: Path, streams: int) -> engines.LoadedModel:
         return engines.load(
@@ -256,8 +264,8 @@ class Servable:
             tuned = self._measure(path, golden, compile_s, streams)
             tuning.write(path, name, options.latency_target_s, tuned)
         elif tuned.streams != streams:
-            self._loaded.close()
-            self._loaded = self._loaded_on(path, tuned.streams)
+            self._whole, self._loaded = self._loaded, self._loaded_on(path, tuned.streams)
+            self._prove(path)
         return tuned
 
     def _measure(self, path: Path, golden: _Golden, compile_s: float, streams: int) -> tuning.Tuned:
@@ -281,14 +289,14 @@ class Servable:
             and compile_s < tuning.MOST_COMPILE_S
         )
         if may_try:
-            self._loaded.close()
-            self._loaded = self._loaded_on(path, tuning.cores())
+            self._whole, self._loaded = self._loaded, self._loaded_on(path, tuning.cores())
+            self._prove(path)
             until = time.monotonic() + tuning.BUDGET_S
             other, reached = tried(tuning.cores())
-            if reached > throughput * tuning.WORTH:
+            if reached > throughput * tuning.worth(1 / throughput):
                 return other
             self._loaded.close()
-            self._loaded = self._loaded_on(path, streams)
+            self._loaded, self._whole = self._whole, None
         return tuned
 
     # --- asking
@@ -414,7 +422,12 @@ class Servable:
         if key not in self._batchers:
             run = partial(self._loaded.run, signature)
             self._batchers[key] = Batcher(
-                run, self.batching, self._executor, self.tally.batch, self._inline_rows
+                run,
+                self.batching,
+                self._executor,
+                self.tally.batch,
+                self._inline_rows,
+                None if self._whole is None else partial(self._whole.run, signature),
             )
         return self._batchers[key]
 
@@ -591,7 +604,7 @@ class Servable:
         if self._watch is not None:
             self._watch.close()
         self._explainer.close()
-        self._loaded.close()
+        self._close()
 
 
 def _have_rows(signatures: Mapping[str, Signature]) -> bool:

@@ -29,9 +29,14 @@ SIZES = (1, 2, 4, 8, 16, 32)
 BUDGET_S = 2.0
 REPEATS = 3
 # A compilation that takes longer is not repeated to try streams.
-MOST_COMPILE_S = 1.0
-# What is less than this much better is not worth a larger batch or another stream.
+MOST_COMPILE_S = 2.0
+# A batch that reaches so much of the best throughput is large enough: a larger one only waits longer.
+ENOUGH = 0.97
+# Streams have to be so many times as fast as one that has all cores.
 WORTH = 1.05
+# Seconds a row costs where streams are worth it also when they are a little slower by themselves.
+SHARED_ROW_S = (1e-3, 25e-3)
+SHARED_WORTH = 0.95
 
 Runner = Callable[[Mapping[str, Array]], object]
 
@@ -100,6 +105,17 @@ def _together(
     return max(each.result() for each in [pool.submit(one) for _ in range(streams)])
 
 
+def worth(row_s: float) -> float:
+    """How many times as fast streams have to be, for a network whose row costs so much.
+
+    What the server does for a request takes a core from the engine for a moment. A batch that runs on
+    all cores waits for that one; of several streams only one waits. Where a row takes very long that
+    moment is nothing, and where it takes next to nothing it is most of the time anyway.
+    """
+    low, high = SHARED_ROW_S
+    return SHARED_WORTH if low <= row_s <= high else WORTH
+
+
 def timed(run: Runner, batch: Mapping[str, Array]) -> float:
     """Seconds that one batch takes."""
     started = time.monotonic()
@@ -113,12 +129,10 @@ def _repeated(array: Array, rows: int) -> Array:
 
 def best(found: Mapping[int, float], streams: int) -> tuple[int, float]:
     """The rows worth batching and their throughput in rows per second."""
-    chosen, throughput = 1, 0.0
-    for rows, seconds in sorted(found.items()):
-        reached = streams * rows / max(seconds, 1e-9)
-        if reached > throughput * (WORTH if throughput else 1):
-            chosen, throughput = rows, reached
-    return chosen, throughput
+    reached = {rows: streams * rows / max(seconds, 1e-9) for rows, seconds in found.items()}
+    most = max(reached.values())
+    chosen = min(rows for rows, each in reached.items() if each >= ENOUGH * most)
+    return chosen, reached[chosen]
 
 
 # --- Keeping it -----------------------------------------------------------------------------------

@@ -75,6 +75,24 @@ async def test_what_arrives_while_the_engine_is_busy_runs_together_next(executor
     assert run.batches == [1, 7]
 
 
+async def test_a_batch_that_has_the_engine_for_itself_runs_as_such(executor):
+    gate = threading.Event()
+    run, alone = Doubler(lambda: gate.wait(5)), Doubler(lambda: gate.wait(5))
+    batcher = Batcher(run, Batching(max_rows=4, streams=2), executor, run_alone=alone)
+    first = asyncio.create_task(batcher.submit(rows(1), None))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(batcher.submit(rows(2), None))
+    await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(first, second)
+    assert (alone.batches, run.batches) == ([1], [1])
+    # When more wait than one batch takes, the first has company already.
+    await asyncio.gather(*(batcher.submit(rows(n), None) for n in range(8)))
+    assert (alone.batches, run.batches) == ([1], [1, 4, 4])
+    assert (await batcher.submit(rows(7), None)).outputs["y"].tolist() == [14.0]
+    assert (alone.batches, run.batches) == ([1, 1], [1, 4, 4])
+
+
 async def test_requests_of_other_shapes_or_types_never_join():
     run = Doubler()
     batcher = Batcher(run, Batching(), None)

@@ -1,5 +1,6 @@
 """Batch sizes and streams are measured, chosen, kept and recalled."""
 
+import asyncio
 import json
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from serving.core import tuning
 from serving.core.servable import Servable
-from serving.messages import VersionOptions
+from serving.messages import PredictCall, Target, VersionOptions
 from tests.serving.published import publish_tiny
 from zoo.artifact import CACHE, verify
 
@@ -25,13 +26,19 @@ def far():
         ({1: 0.010}, 1),
         ({1: 0.010, 2: 0.012, 4: 0.014}, 4),
         ({1: 0.010, 2: 0.022, 4: 0.050}, 1),
-        # 3 % more is not worth twice the wait.
+        # 3 % more is not worth twice the wait, two times 3 % are.
         ({1: 0.010, 2: 0.0194}, 1),
+        ({1: 0.010, 2: 0.0194, 4: 0.0377}, 2),
         ({1: 0.010, 2: 0.012, 4: 0.0239}, 2),
     ],
 )
 def test_the_smallest_batch_that_is_worth_it_is_chosen(found, rows):
     assert tuning.best(found, 1)[0] == rows
+
+
+def test_streams_are_worth_it_when_the_server_would_disturb_a_batch_on_all_cores():
+    assert tuning.worth(0.010) < 1 < tuning.worth(0.200)
+    assert tuning.worth(0.00002) > 1
 
 
 def test_every_size_is_measured_with_real_rows_repeated():
@@ -111,6 +118,38 @@ def test_a_version_is_measured_once_and_stays_as_it_was_published(tmp_path):
     fixed = load(max_batch_rows=3, streams=1)
     assert (fixed.batching.max_rows, fixed.batching.streams) == (3, 1)
     assert load(batch_sizes=(1, 6)).batching.max_rows == 6
+
+
+@pytest.mark.openvino
+async def test_where_there_are_streams_a_batch_alone_has_all_cores(tmp_path, monkeypatch):
+    place = publish_tiny(tmp_path)
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
+    monkeypatch.setattr(tuning, "worth", lambda row_s: 0.0)
+    call = PredictCall(Target("tiny"), {"image": np.ones((2, 2, 2, 1), np.float32)})
+    for is_cached in (False, True):
+        servable = Servable("tiny", 1, place, decoders=None)
+        assert (servable.tuned.streams, servable.tuned.is_cached) == (2, is_cached)
+        asked = {"_whole": 0, "_loaded": 0}
+        for name in asked:
+            engine = getattr(servable, name)
+
+            def run(*given, name=name, run=engine.run, asked=asked):
+                asked[name] += 1
+                return run(*given)
+
+            monkeypatch.setattr(engine, "run", run)
+        alone = await servable.predict(call)
+        assert asked == {"_whole": 1, "_loaded": 0}
+        answers = await asyncio.gather(*(servable.predict(call) for _ in range(200)))
+        assert asked["_loaded"] > 0
+        for each in answers:
+            np.testing.assert_allclose(
+                each.outputs["probabilities"], alone.outputs["probabilities"], rtol=1e-5
+            )
+        servable.close()
+    fixed = Servable("tiny", 1, place, decoders=None, options=VersionOptions(streams=2))
+    assert (fixed.tuned.streams, fixed._whole) == (2, None)
+    fixed.close()
 
 
 @pytest.mark.openvino
