@@ -80,9 +80,10 @@ build/%/.complete: tests/witnesses/%.lock
 	  > "$$(build/$*/bin/python $(PACKAGES))/first.pth"
 	@touch $@
 
+# Two processes test at the same time; threads of one would only wait for the other's.
 test: env  ## Everything that must pass.
 	@$(MAKE) --no-print-directory --jobs=2 lint fast witness
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "tensorflow or openvino or jax or e2e or slow"
+	TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "tensorflow or openvino or jax or e2e or slow"
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
 

@@ -10,7 +10,7 @@ their own under build/peers (benchmarks/peers.py). What is measured:
   call it, each in a process of its own;
 - saturation: requests of one image with many in flight, over each protocol, in turns with the engine's
   best throughput in-process at any batch size;
-- overhead: one connection, one request at a time, minus the engine's own time;
+- overhead: one connection, one request at a time, minus the engine's own time, in turns;
 - peers: LeNet-5 on the same engine behind other servers, over JSON, binary REST and gRPC, after
   each has given the golden record's answer.
 
@@ -32,6 +32,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ def rounds(rows, seconds):
 # The quickest tenth: what others do on the machine only ever takes away.
 found = {rows: float(np.quantile(rounds(rows, seconds), 0.1)) for rows in sizes}
 print(json.dumps(found), flush=True)
-best = min(found, key=lambda rows: found[rows] / rows)
 for line in sys.stdin:
-    times = rounds(best, float(line))
-    print(best * len(times) / sum(times), flush=True)
+    rows, seconds = line.split()
+    times = rounds(int(rows), float(seconds))
+    print(int(rows) * len(times) / sum(times), float(np.median(times)), flush=True)
 """
 
 
@@ -87,57 +88,69 @@ class Engine:
 
     Attributes:
         seconds: What a batch takes when nobody disturbs it, by its rows.
+        best_rows: The rows of a batch with the best throughput.
     """
 
     def __init__(self, place: Path, engine: str, seconds: float) -> None:
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-c", ENGINE, str(place), engine, str(seconds)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._told,
             text=True,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         self.seconds = {int(rows): each for rows, each in json.loads(self._line()).items()}
+        self.best_rows = min(self.seconds, key=lambda rows: self.seconds[rows] / rows)
 
     def _line(self) -> str:
         assert self._process.stdout is not None  # noqa: S101
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"The engine ended with {self._process.wait()}.")
+            self._told.seek(0)
+            raise RuntimeError(self._told.read().decode(errors="replace")[-4000:])
         return line
 
-    def per_s(self, seconds: float) -> float:
-        """Rows a second over so long, in batches of the best size."""
+    def round(self, rows: int, seconds: float) -> dict[str, float]:
+        """Rows a second over so long, and the median seconds of a batch of so many rows."""
         assert self._process.stdin is not None  # noqa: S101
-        print(seconds, file=self._process.stdin, flush=True)
-        return float(self._line())
+        print(rows, seconds, file=self._process.stdin, flush=True)
+        per_s, median_s = map(float, self._line().split())
+        return {"per_s": per_s, "median_s": median_s}
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
+        self._told.close()
 
 
 # --- The load -------------------------------------------------------------------------------------
 
 
 def best_of(
-    measure: Callable[[float], dict[str, float]], seconds: float, engine: Engine | None = None
+    measure: Callable[[float], dict[str, float]],
+    seconds: float,
+    beside: Callable[[float], dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """The best of two rounds: what others do on the machine only ever takes away.
 
-    A round has to be long against the time that all requests in flight take together. An engine
-    takes turns with it, so that both have the same minutes of the machine.
+    A round has to be long against the time that all requests in flight take together. `beside`, the
+    engine, takes turns with it, so that both have the same minutes of the machine.
     """
     rounds = 2 if seconds < LONG_S else 1
-    found, engine_per_s = [], []
+    found, engine = [], []
     for _ in range(rounds):
-        if engine is not None:
-            engine_per_s.append(engine.per_s(seconds / rounds))
+        if beside is not None:
+            engine.append(beside(seconds / rounds))
         found.append(measure(seconds / rounds))
     best = max(found, key=lambda each: each["per_s"])
     best["median_s"] = min(each["median_s"] for each in found)
-    return best | ({"engine_per_s": max(engine_per_s)} if engine_per_s else {})
+    if engine:
+        best["engine_per_s"] = max(each["per_s"] for each in engine)
+        best["engine_median_s"] = min(each["median_s"] for each in engine)
+    return best
 
 
 def wrk(
@@ -384,8 +397,12 @@ def convzoo(
             def both(name: str, one: Any) -> None:
                 one(1, 1.0)
                 found[name] = {
-                    "saturated": best_of(lambda s: one(in_flight, s), seconds, engine),
-                    "alone": best_of(lambda s: one(1, s), seconds / 2),
+                    "saturated": best_of(
+                        lambda s: one(in_flight, s),
+                        seconds,
+                        partial(engine.round, engine.best_rows),
+                    ),
+                    "alone": best_of(lambda s: one(1, s), seconds / 2, partial(engine.round, 1)),
                 }
 
             both(
@@ -532,7 +549,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         for name, found in each["server"]["protocols"].items():
             full, alone = found["saturated"], found["alone"]
             wrong = f" ({full['errors']:.0f} errors)" if full["errors"] else ""
-            above_s = alone["median_s"] - each["openvino"][1]
+            above_s = alone["median_s"] - alone["engine_median_s"]
             lines.append(
                 f"| {name} | {full['per_s']:,.0f}{wrong} "
                 f"| {full['per_s'] / full['engine_per_s']:.0%} "

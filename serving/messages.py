@@ -308,7 +308,8 @@ class VersionOptions:
             and unloading returns all of its memory. TensorFlow always does.
         max_batch_rows: Rows of one batch; None lets the measurement at load decide.
         batch_sizes: Sizes that batches are padded to, ascending; none means no padding.
-        streams: Batches that run at the same time; None lets the measurement decide.
+        streams: Batches that run at the same time; None lets the measurement decide. Where it finds
+            several, the network is held a second time, on all cores, for a batch that runs alone.
         joins_foreign: Whether requests for a SavedModel without a manifest may share batches: only
             its owner knows whether its graph treats rows apart.
         is_tuned: Whether batch sizes and streams are measured when it is loaded.
