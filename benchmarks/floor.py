@@ -4,13 +4,13 @@
 
 It counts bytes where a server has to read HTTP, and answers all requests with the same bytes: no
 protocol, no names, no limits, no deadlines, no errors, no metrics. What it reaches, first without an
-engine and then with the published version on OpenVINO, no server in Python can pass; beside it,
-in turns, stands `convzoo serve` over binary REST. Needs wrk.
+engine and then with the published version on OpenVINO, is what a server in one Python process has to
+stay under; `convzoo serve` over binary REST follows. Needs wrk.
 """
 
 import argparse
 import asyncio
-import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,7 +21,16 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from benchmarks.serving import ROOT, best_of, bodies, convzoo_command, free_port, started, wrk
+from benchmarks.serving import (
+    ROOT,
+    best_of,
+    bodies,
+    convzoo_command,
+    free_port,
+    publish_missing,
+    started,
+    wrk,
+)
 
 SERVERS = ("nothing", "engine")
 
@@ -49,8 +58,8 @@ class Least(asyncio.Protocol):
                 self.run(self, whole)
 
 
-def serve(kind: str, place: Path, port: int, size: int) -> None:
-    """Serves until it is ended; one more port answers GET, so that it is known when it is ready."""
+def serve(kind: str, place: Path, port: int, ready_port: int, size: int) -> None:
+    """Serves until it is ended; `ready_port` answers GET, so that it is known when it is ready."""
     from serving.core import engine as engines
     from zoo.artifact import read_golden, read_manifest
 
@@ -81,7 +90,7 @@ def serve(kind: str, place: Path, port: int, size: int) -> None:
 
         await loop.create_server(partial(Least, size, reply, run), "127.0.0.1", port)
         ready = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        await loop.create_server(partial(Least, 1, ready, _once), "127.0.0.1", port + 1)
+        await loop.create_server(partial(Least, 1, ready, _once), "127.0.0.1", ready_port)
         await asyncio.Event().wait()
 
     uvloop.run(main())
@@ -136,29 +145,32 @@ def main() -> None:
     parser.add_argument("--base-path", type=Path, default=ROOT / "build" / "benchmark-models")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--in-flight", type=int, default=32)
-    parser.add_argument("--json", action="store_true")
     parser.add_argument(
-        "--serve", nargs=3, metavar=("KIND", "PORT", "BYTES"), help=argparse.SUPPRESS
+        "--serve", nargs=4, metavar=("KIND", "PORT", "READY", "BYTES"), help=argparse.SUPPRESS
     )
     given = parser.parse_args()
     place = given.base_path / given.model / "1"
     if given.serve:
-        kind, port, size = given.serve
-        serve(kind, place, int(port), int(size))
+        kind, *numbers = given.serve
+        serve(kind, place, *map(int, numbers))
         return
+    if shutil.which("wrk") is None:
+        parser.error("wrk is not installed (package wrk).")
+    publish_missing(given.base_path, [given.model])
     sent = bodies(place, given.model)
     headers = {"Inference-Header-Content-Length": sent["oip_header"]}
     path = f"/v2/models/{given.model}/infer"
     size = request_bytes(path, sent["oip_binary"], headers)
     found = {}
     for kind in (*SERVERS, "convzoo"):
-        port, grpc = free_port(), free_port()
+        port, other = free_port(), free_port()
         url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "benchmarks.floor", "--model", given.model]
-        command += ["--base-path", str(given.base_path), "--serve", kind, str(port), str(size)]
-        ready = f"http://127.0.0.1:{port + 1}"
+        command += ["--base-path", str(given.base_path.absolute())]
+        command += ["--serve", kind, str(port), str(other), str(size)]
+        ready = f"http://127.0.0.1:{other}"
         if kind == "convzoo":
-            command = convzoo_command(given.base_path, given.model, port, grpc)
+            command = convzoo_command(given.base_path, given.model, port, other)
             ready = f"{url}/readyz"
         with tempfile.TemporaryDirectory() as scratch:
             load = partial(
@@ -172,9 +184,6 @@ def main() -> None:
             with started(command, ready, Path(scratch), PYTHONPATH=str(ROOT)):
                 load(seconds=1)
                 found[kind] = best_of(lambda s, load=load: load(seconds=s), given.seconds)["per_s"]
-    if given.json:
-        print(json.dumps(found))
-        return
     print("| what answers | requests/s |\n|---|---|")
     for kind, per_s in found.items():
         print(f"| {kind} | {per_s:,.0f} |")

@@ -8,8 +8,8 @@ their own under build/peers (benchmarks/peers.py). What is measured:
 
 - engine: one caller, batch 1, the published version on OpenVINO and on TensorFlow as its users
   call it, each in a process of its own;
-- saturation: requests of one image with many in flight, over each protocol, in turns with the engine's
-  best throughput in-process at any batch size;
+- saturation: requests of one image with many in flight, over each protocol, in turns with the
+  engine in-process at its best batch size;
 - overhead: one connection, one request at a time, minus the engine's own time, in turns;
 - peers: LeNet-5 on the same engine behind other servers, over JSON, binary REST and gRPC, after
   each has given the golden record's answer.
@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -244,6 +244,17 @@ def overload(
 def _seconds(text: str) -> float:
     number, unit = re.fullmatch(r"([\d.]+)(\w+)", text).groups()  # type: ignore[union-attr]
     return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+
+
+def publish_missing(base_path: Path, names: Sequence[str]) -> None:
+    """Publishes networks with fresh weights where they are missing."""
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.untrained", str(base_path), *names],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.DEVNULL,
+    )
 
 
 # --- Servers --------------------------------------------------------------------------------------
@@ -637,13 +648,7 @@ def main() -> None:
         if name not in SERVERS:
             parser.error(f"No peer {name!r}; there are {', '.join(SERVERS)}.")
     names = given.models.split(",")
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.untrained", str(given.base_path), *names],
-        check=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.DEVNULL,
-    )
+    publish_missing(given.base_path, names)
     document: dict[str, Any] = {"in_flight": given.in_flight, "models": {}, "peers": {}}
     document["peers_on"] = names[0]
     for name in names:

@@ -8,8 +8,8 @@ Both take turns in one process, after a warm-up that compiles. Above 1 the loop 
 that of all rounds together, each an epoch. tf.data's tuner makes many an epoch of Keras's wait for it
 to wake up (`training.data.pipeline.batches` does without), so the ratio of the best rounds, which
 had no such wait, stands beside, and the ratio of a step's processor time (the median of all rounds).
-Each network has a process of its own, so that none is
-measured beside what another has left in memory.
+Each network has a process of its own, so that none is measured beside what another has left in
+memory.
 """
 
 import argparse

@@ -263,10 +263,21 @@ class Servable:
         if tuned is None:
             tuned = self._measure(path, golden, compile_s, streams)
             tuning.write(path, name, options.latency_target_s, tuned)
-        elif tuned.streams != streams:
-            self._whole, self._loaded = self._loaded, self._loaded_on(path, tuned.streams)
-            self._prove(path)
+        elif tuned.streams != streams and options.streams is None:
+            self._add_streams(path, tuned.streams)
+        elif tuned.streams != streams:  # more than there are cores were asked for
+            self._loaded.close()
+            self._loaded = self._loaded_on(path, tuned.streams)
         return tuned
+
+    def _add_streams(self, path: Path, streams: int) -> None:
+        """Loads the network a second time, on streams; the first stays for a batch that is alone.
+
+        Raises:
+            LoadError: it cannot be loaded so, or does not answer as it should.
+        """
+        self._whole, self._loaded = self._loaded, self._loaded_on(path, streams)
+        self._prove(path)
 
     def _measure(self, path: Path, golden: _Golden, compile_s: float, streams: int) -> tuning.Tuned:
         signature, inputs = golden
@@ -289,14 +300,14 @@ class Servable:
             and compile_s < tuning.MOST_COMPILE_S
         )
         if may_try:
-            self._whole, self._loaded = self._loaded, self._loaded_on(path, tuning.cores())
-            self._prove(path)
+            first = self._loaded
+            self._add_streams(path, tuning.cores())
             until = time.monotonic() + tuning.BUDGET_S
             other, reached = tried(tuning.cores())
             if reached > throughput * tuning.worth(1 / throughput):
                 return other
             self._loaded.close()
-            self._loaded, self._whole = self._whole, None
+            self._loaded, self._whole = first, None
         return tuned
 
     # --- asking

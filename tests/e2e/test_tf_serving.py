@@ -149,6 +149,18 @@ def test_a_version_that_the_server_cannot_load_moves_nothing_there(server, confi
     assert read(ahead)["tiny"][:2] == ([1], {"stable": 1})
 
 
+def test_a_server_that_is_silent_is_told_as_such(config, monkeypatch):
+    from training import tf_serving
+
+    before = config.read_bytes()
+    monkeypatch.setattr(tf_serving, "ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(tf_serving.TfServingError, match="has not answered within"):
+            tf_serving.steer(config, "tiny", None, {"stable": 1}, address=address, limit_s=0.5)
+    assert config.read_bytes() == before
+
+
 def test_a_file_alone_asks_for_a_version_before_a_label_moves_to_it(config, base):
     from training.tf_serving import TfServingError, steer
 

@@ -147,9 +147,12 @@ async def test_where_there_are_streams_a_batch_alone_has_all_cores(tmp_path, mon
                 each.outputs["probabilities"], alone.outputs["probabilities"], rtol=1e-5
             )
         servable.close()
-    fixed = Servable("tiny", 1, place, decoders=None, options=VersionOptions(streams=2))
-    assert (fixed.tuned.streams, fixed._whole) == (2, None)
-    fixed.close()
+    # Who asks for a number gets that, once; more than there are cores are kept as so many.
+    for asked_for, is_cached in ((2, False), (4, False), (4, True)):
+        options = VersionOptions(streams=asked_for)
+        fixed = Servable("tiny", 1, place, decoders=None, options=options)
+        assert (fixed.tuned.is_cached, fixed._whole) == (is_cached, None)
+        fixed.close()
 
 
 @pytest.mark.openvino
