@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from serving.messages import Outcome, Timings
 
 OUTCOME_HEADER = "x-convzoo-outcome"
+NO_TIME = Timings()
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Journey:
     code: str = "OK"
     error: str = ""
     outcome: str = Outcome.DIRECT
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = NO_TIME
     answered: float = 0.0
 
 

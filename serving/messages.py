@@ -1,13 +1,15 @@
 """What the core is asked and what it answers: no protocol, no framework.
 
 Every front end decodes its wire format into these and encodes these back. Arrays are NumPy; a
-string tensor is an object array of `bytes`.
+string tensor is an object array of `bytes`. Nobody changes one that somebody else made; those that
+every request needs are not frozen all the same, because making a frozen one takes five times as
+long.
 """
 
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +57,7 @@ class Target:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PredictCall:
     """One request for one signature.
 
@@ -79,8 +81,7 @@ class PredictCall:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Where the time of a request went, in seconds."""
 
     decode_s: float = 0.0
@@ -101,7 +102,7 @@ class Outcome(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PredictReply:
     """The answer to a `PredictCall`: which version answered, and its outputs by name, in order.
 

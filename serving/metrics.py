@@ -4,10 +4,20 @@ Labels are bounded: models are those of the repository (anything else counts as 
 protocols, kinds and outcomes are fixed words.
 """
 
-from functools import lru_cache
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
 
 from serving.journey import Journey
 
@@ -23,40 +33,54 @@ UNKNOWN = "unknown"
 # TensorFlow Serving's bounds, in microseconds: 10 * 1.8 ** i.
 TFS_BUCKETS = tuple(10 * 1.8**power for power in range(33))
 # How TensorFlow Serving names what was asked, and through which door.
-_TFS_API = {
-    ("tfs_grpc", "predict"): ("Predict", "GRPC"),
-    ("tfs_rest", "predict"): ("predict", "REST"),
-}
+_TFS_API = {"tfs_grpc": ("Predict", "GRPC"), "tfs_rest": ("predict", "REST")}
+
+
+class _Times:
+    """A histogram: how many lie above one bound and not above the next, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self, bounds: Iterable[str]) -> list[tuple[str, int]]:
+        """How many lie at or below each bound; `bounds` are the words for them."""
+        return list(zip((*bounds, "+Inf"), accumulate(self.counts), strict=True))
+
+
+class _Series:
+    """The requests of one model, version and protocol."""
+
+    __slots__ = ("requests", "rows", "stages")
+
+    def __init__(self) -> None:
+        # By kind, code and outcome.
+        self.requests: Counts[tuple[str, str, str]] = Counts()
+        self.rows = 0
+        self.stages = tuple(_Times(BUCKETS) for _ in STAGES)
 
 
 class Metrics:
-    """One registry; no state is shared between servers in one process."""
+    """One registry; no state is shared between servers in one process.
+
+    What every request counts is counted in the event loop alone, so it is kept in plain numbers
+    without locks, of which samples are made when somebody asks.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "convzoo_requests_total",
-            "Requests answered, by model, version, protocol, kind, canonical code and outcome: "
-            "direct, queued, joined, cached, shed, late or failed.",
-            ("model", "version", "protocol", "kind", "code", "outcome"),
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "convzoo_stage_seconds",
-            "Where the time of a request went: decode, queue, execute, encode.",
-            ("model", "version", "protocol", "stage"),
-            buckets=BUCKETS,
-            registry=self._registry,
-        )
-        self._rows = Counter(
-            "convzoo_rows_total",
-            "Rows (images) answered, by model and version.",
-            ("model", "version"),
-            registry=self._registry,
-        )
-        self._active = Gauge(
-            "convzoo_requests_active", "Requests being answered.", registry=self._registry
-        )
+        self._registry.register(_Requests(self))
+        self.series: dict[tuple[str, int, str], _Series] = {}
+        # What TensorFlow Serving measures, by model and protocol, in microseconds.
+        self.latencies: dict[tuple[str, str], _Times] = {}
+        self.active = 0
         self._drift_images = Counter(
             "convzoo_drift_images_total",
             "Images drawn for the log of drift, by model, version and outcome: measured, dropped "
@@ -70,54 +94,43 @@ class Metrics:
             ("model", "version", "outcome"),
             registry=self._registry,
         )
-        # Looking a label set up costs more than counting in it.
-        self._stages = lru_cache(4096)(self._stages_of)
-        self._counter = lru_cache(4096)(self._requests.labels)
-        self._row_counter = lru_cache(4096)(self._rows.labels)
-        self._tfs = _TensorFlowServing()
 
-    def _stages_of(self, model: str, version: str, protocol: str) -> tuple[Histogram, ...]:
-        return tuple(self._seconds.labels(model, version, protocol, stage) for stage in STAGES)
+    def _series_of(self, journey: Journey) -> _Series:
+        key = (journey.model, journey.version, journey.protocol)
+        found = self.series.get(key)
+        if found is None:
+            found = self.series[key] = _Series()
+        return found
 
     def began(self) -> None:
         """A request has come."""
-        self._active.inc()
+        self.active += 1
 
     def ended(self) -> None:
         """A request has been answered, one way or the other."""
-        self._active.dec()
+        self.active -= 1
 
     def answered(self, journey: Journey) -> None:
         """A request got its answer from the service; it is not encoded yet."""
-        version = str(journey.version)
-        self._counter(
-            journey.model, version, journey.protocol, journey.kind, "OK", str(journey.outcome)
-        ).inc()
-        self._row_counter(journey.model, version).inc(journey.rows)
-        timings = journey.timings
-        stages = self._stages(journey.model, version, journey.protocol)
-        for stage, seconds in zip(
-            stages, (timings.decode_s, timings.queue_s, timings.execute_s), strict=False
-        ):
+        series = self._series_of(journey)
+        series.requests[journey.kind, "OK", journey.outcome] += 1
+        series.rows += journey.rows
+        for stage, seconds in zip(series.stages, journey.timings, strict=True):
             if seconds:
-                stage.observe(seconds)
-        self._tfs.answered(journey)
+                stage.add(seconds)
+        if journey.kind == "predict" and journey.protocol in _TFS_API:
+            key = (journey.model, journey.protocol)
+            if (times := self.latencies.get(key)) is None:
+                times = self.latencies[key] = _Times(TFS_BUCKETS)
+            times.add((journey.answered - journey.received) * 1e6)
 
     def encoded(self, journey: Journey, seconds: float) -> None:
         """An answer was written."""
-        self._stages(journey.model, str(journey.version), journey.protocol)[3].observe(seconds)
+        self._series_of(journey).stages[3].add(seconds)
 
     def failed(self, journey: Journey) -> None:
         """A request got an error."""
-        self._counter(
-            journey.model,
-            str(journey.version or ""),
-            journey.protocol,
-            journey.kind,
-            journey.code,
-            str(journey.outcome),
-        ).inc()
-        self._tfs.failed(journey)
+        self._series_of(journey).requests[journey.kind, journey.code, journey.outcome] += 1
 
     def drift_images(self, model: str, version: int, outcome: str, images: int) -> None:
         """Images were drawn for the log of drift."""
@@ -129,56 +142,77 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type."""
-        return generate_latest(self._registry) + self._tfs.render(), CONTENT_TYPE_LATEST
+        text = "\n".join((*_as_tensorflow_serving(self), ""))
+        return generate_latest(self._registry) + text.encode(), CONTENT_TYPE_LATEST
 
 
-class _TensorFlowServing:
-    """The same under the names that TensorFlow Serving's dashboards ask for.
+class _Requests(Collector):
+    """Makes samples of what `Metrics` has counted."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, with a sample for each set of labels that has been seen."""
+        requests = CounterMetricFamily(
+            "convzoo_requests_total",
+            "Requests answered, by model, version, protocol, kind, canonical code and outcome: "
+            "direct, queued, joined, cached, shed, late or failed.",
+            labels=("model", "version", "protocol", "kind", "code", "outcome"),
+        )
+        seconds = HistogramMetricFamily(
+            "convzoo_stage_seconds",
+            "Where the time of a request went: decode, queue, execute, encode.",
+            labels=("model", "version", "protocol", "stage"),
+        )
+        rows = CounterMetricFamily(
+            "convzoo_rows_total",
+            "Rows (images) answered, by model and version.",
+            labels=("model", "version"),
+        )
+        bounds = [str(bound) for bound in BUCKETS]
+        rows_of: Counts[tuple[str, str]] = Counts()
+        for (model, number, protocol), series in self._metrics.series.items():
+            version = str(number or "")
+            for labels, count in series.requests.items():
+                requests.add_metric((model, version, protocol, *labels), count)
+            if not series.rows:
+                continue
+            rows_of[model, version] += series.rows
+            for name, stage in zip(STAGES, series.stages, strict=True):
+                place = (model, version, protocol, name)
+                seconds.add_metric(place, stage.cumulative(bounds), stage.total)
+        for one, count in rows_of.items():
+            rows.add_metric(one, count)
+        active = GaugeMetricFamily("convzoo_requests_active", "Requests being answered.")
+        active.add_metric((), self._metrics.active)
+        yield from (requests, seconds, rows, active)
+
+
+def _as_tensorflow_serving(metrics: Metrics) -> Iterator[str]:
+    """The lines of the same under the names that TensorFlow Serving's dashboards ask for.
 
     They begin with a colon and its counters have no `_total`, which prometheus_client would add.
     """
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], int] = {}
-        self._latencies: dict[tuple[str, str, str], list[float]] = {}
-
-    def answered(self, journey: Journey) -> None:
-        self._count(journey.model, "OK")
-        named = _TFS_API.get((journey.protocol, journey.kind))
-        if named is None:
-            return
-        micros = (journey.answered - journey.received) * 1e6
-        key = (journey.model, *named)
-        # One place a bucket, then the sum.
-        histogram = self._latencies.setdefault(key, [0.0] * (len(TFS_BUCKETS) + 2))
-        place = next((i for i, bound in enumerate(TFS_BUCKETS) if micros <= bound), -2)
-        histogram[place] += 1
-        histogram[-1] += micros
-
-    def failed(self, journey: Journey) -> None:
-        self._count(journey.model, journey.code)
-
-    def _count(self, model: str, code: str) -> None:
-        self._counts[model, code] = self._counts.get((model, code), 0) + 1
-
-    def render(self) -> bytes:
-        lines = ["# TYPE :tensorflow:serving:request_count counter"]
-        lines += [
-            f':tensorflow:serving:request_count{{model_name="{_text(model)}",status="{code}"}} {n}'
-            for (model, code), n in sorted(self._counts.items())
-        ]
-        name = ":tensorflow:serving:request_latency"
-        lines.append(f"# TYPE {name} histogram")
-        for (model, api, door), histogram in sorted(self._latencies.items()):
-            labels = f'model_name="{_text(model)}",API="{api}",entrypoint="{door}"'
-            total = 0.0
-            bounds = (*(f"{bound:g}" for bound in TFS_BUCKETS), "+Inf")
-            for bound, count in zip(bounds, histogram[:-1], strict=True):
-                total += count
-                lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total:g}')
-            lines.append(f"{name}_sum{{{labels}}} {histogram[-1]:.0f}")
-            lines.append(f"{name}_count{{{labels}}} {total:g}")
-        return ("\n".join(lines) + "\n").encode()
+    counts: Counts[tuple[str, str]] = Counts()
+    for (model, _, _), series in metrics.series.items():
+        for (_, code, _), count in series.requests.items():
+            counts[model, code] += count
+    name = ":tensorflow:serving:request_count"
+    yield f"# TYPE {name} counter"
+    for (model, code), count in sorted(counts.items()):
+        yield f'{name}{{model_name="{_text(model)}",status="{code}"}} {count}'
+    name = ":tensorflow:serving:request_latency"
+    bounds = [f"{bound:g}" for bound in TFS_BUCKETS]
+    yield f"# TYPE {name} histogram"
+    for model, protocol in sorted(metrics.latencies):
+        times = metrics.latencies[model, protocol]
+        api, door = _TFS_API[protocol]
+        labels = f'model_name="{_text(model)}",API="{api}",entrypoint="{door}"'
+        for bound, below in times.cumulative(bounds):
+            yield f'{name}_bucket{{{labels},le="{bound}"}} {below}'
+        yield f"{name}_sum{{{labels}}} {times.total:.0f}"
+        yield f"{name}_count{{{labels}}} {sum(times.counts)}"
 
 
 def _text(label: str) -> str:

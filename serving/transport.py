@@ -1,14 +1,15 @@
 """What lies between a listener and a protocol: requests and answers as bytes, without sockets.
 
 A listener (HTTP/1.1, HTTP/2, Envoy) accepts connections and turns what arrives into these; a
-protocol answers them and never sees a socket. So each can be replaced without the other.
+protocol answers them and never sees a socket. So each can be replaced without the other. They are
+not frozen, because making a frozen one takes five times as long; nobody changes one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """One HTTP request, body read whole.
 
@@ -29,7 +30,7 @@ class HttpRequest:
     received: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpResponse:
     """One HTTP answer."""
 
@@ -41,7 +42,7 @@ class HttpResponse:
 HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GrpcRequest:
     """One unary gRPC request.
 
@@ -58,7 +59,7 @@ class GrpcRequest:
     received: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GrpcResponse:
     """One unary gRPC answer: a serialised message, or a status that is not OK.
 

@@ -6,7 +6,7 @@ Array names: n image, h row, w column, c channel, k class.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -320,7 +320,7 @@ class Servable:
             OverloadedError: the queue is full.
             DeadlineExceededError: too late.
         """
-        with self._counted() as counted:
+        with _Counted(self) as counted:
             name = call.signature or DEFAULT_SIGNATURE
             if name not in self.signatures:
                 raise SignatureNotFoundError(name, self.signatures)
@@ -329,22 +329,12 @@ class Servable:
             if rows == 0:
                 raise InvalidRequestError("The batch is empty: its leading dimension is 0.")
 
-            async def produce() -> tuple[PredictReply, int]:
-                ran = await self._submit(name, call.inputs, call.deadline, call.priority)
-                reply = PredictReply(
-                    model=self.model,
-                    version=self.version,
-                    signature=name,
-                    outputs={
-                        key: ran.outputs[key] for key in call.outputs or tuple(signature.outputs)
-                    },
-                    timings=Timings(queue_s=ran.queue_s, execute_s=ran.execute_s),
-                    request_id=call.request_id,
-                    outcome=Outcome.QUEUED if ran.was_queued else Outcome.DIRECT,
-                )
-                return reply, sum(each.nbytes for each in reply.outputs.values())
-
             if self._reuse.is_used:
+
+                async def produce() -> tuple[PredictReply, int]:
+                    reply = await self._predict(call, signature)
+                    return reply, sum(each.nbytes for each in reply.outputs.values())
+
                 key = key_of_tensors(name, call.outputs, call.inputs)
                 reply, outcome = await self._reuse.answer(key, call.deadline, produce)
                 if outcome:
@@ -352,9 +342,21 @@ class Servable:
                         reply, outcome=outcome, request_id=call.request_id, timings=Timings()
                     )
             else:
-                reply, _ = await produce()
-            counted(rows, reply.timings)
+                reply = await self._predict(call, signature)
+            counted.answered(rows, reply.timings)
             return reply
+
+    async def _predict(self, call: PredictCall, signature: Signature) -> PredictReply:
+        ran = await self._submit(signature.name, call.inputs, call.deadline, call.priority)
+        return PredictReply(
+            self.model,
+            self.version,
+            signature.name,
+            {name: ran.outputs[name] for name in call.outputs or signature.outputs},
+            Timings(0.0, ran.queue_s, ran.execute_s),
+            call.request_id,
+            Outcome.QUEUED if ran.was_queued else Outcome.DIRECT,
+        )
 
     async def _submit(
         self,
@@ -406,27 +408,6 @@ class Servable:
         self.tally.batch(1, seconds)
         return Ran(outputs, started - queued, seconds, waiting > 0)
 
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[Callable[[int, Timings], None]]:
-        """Keeps the version from being closed while a request is answered, and counts it."""
-        started = time.monotonic()
-        self._active += 1
-        answered = False
-
-        def count(rows: int, timings: Timings) -> None:
-            nonlocal answered
-            answered = True
-            self.tally.answered(rows, time.monotonic() - started, timings)
-
-        try:
-            yield count
-        finally:
-            if not answered:
-                self.tally.failed(time.monotonic() - started)
-            self._active -= 1
-            if not self._active:
-                self._is_idle.set()
-
     def _batcher(self, signature: str) -> Batcher:
         # OpenVINO's signatures share one network, so their requests may share batches.
         key = "" if self.engine == "openvino" else signature
@@ -459,7 +440,7 @@ class Servable:
             InvalidRequestError: an image that is none; its place in the request is named.
             UnsupportedError: the version says nothing of images (it has no manifest).
         """
-        with self._counted() as counted:
+        with _Counted(self) as counted:
             if self.manifest is None:
                 raise UnsupportedError(
                     f"Version {self.version} of {self.model!r} was not published by convzoo, so "
@@ -493,7 +474,7 @@ class Servable:
                     )
             else:
                 reply, _ = await produce()
-            counted(len(call.images), reply.timings)
+            counted.answered(len(call.images), reply.timings)
             return reply
 
     async def _classify(self, call: ClassifyImagesCall, top_k: int) -> ClassifyImagesReply:
@@ -564,15 +545,23 @@ class Servable:
         with self._busy():
             return await self._explainer.layers(deadline)
 
+    def began(self) -> None:
+        """A request is being answered: this version is not closed meanwhile."""
+        self._active += 1
+
+    def ended(self) -> None:
+        """It has been, one way or the other."""
+        self._active -= 1
+        if not self._active:
+            self._is_idle.set()
+
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        self._active += 1
+        self.began()
         try:
             yield
         finally:
-            self._active -= 1
-            if not self._active:
-                self._is_idle.set()
+            self.ended()
 
     def metadata(self, versions: tuple[int, ...]) -> ModelMetadata:
         """What this version takes and gives."""
@@ -616,6 +605,33 @@ class Servable:
             self._watch.close()
         self._explainer.close()
         self._close()
+
+
+class _Counted:
+    """Keeps a version from being closed while a request is answered, and counts it.
+
+    A class, because a generator takes three times as long, and every request goes through it.
+    """
+
+    __slots__ = ("_has_answer", "_servable", "_started")
+
+    def __init__(self, servable: Servable) -> None:
+        self._servable = servable
+        self._has_answer = False
+
+    def __enter__(self) -> "_Counted":
+        self._started = time.monotonic()
+        self._servable.began()
+        return self
+
+    def answered(self, rows: int, timings: Timings) -> None:
+        self._has_answer = True
+        self._servable.tally.answered(rows, time.monotonic() - self._started, timings)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._has_answer:
+            self._servable.tally.failed(time.monotonic() - self._started)
+        self._servable.ended()
 
 
 def _have_rows(signatures: Mapping[str, Signature]) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from serving.errors import InvalidRequestError, ServingError, code_of
 from serving.messages import Timings
@@ -12,8 +12,7 @@ from serving.wire.codes import CODE_NUMBERS
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
+class Timed(NamedTuple):
     """An answer's message, and where the time of its making went."""
 
     body: bytes

@@ -63,7 +63,7 @@ class RequestedOutput:
     classification: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferRequest:
     """A request of the protocol: the call, and how its answer is to be written.
 
@@ -92,10 +92,10 @@ class InferRequest:
             received: When the request arrived, on the monotonic clock.
             deadline: What the transport said, on the same clock.
         """
-        if self.timeout_s is None:
-            return replace(self.call, deadline=deadline)
-        end = received + self.timeout_s
-        return replace(self.call, deadline=end if deadline is None else min(end, deadline))
+        if self.timeout_s is not None:
+            end = received + self.timeout_s
+            deadline = end if deadline is None else min(end, deadline)
+        return self.call if deadline is None else replace(self.call, deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True)

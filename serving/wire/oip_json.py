@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from serving.wire.oip import (
     DATATYPES,
     DTYPES,
     InferRequest,
+    Parameters,
     RequestedOutput,
     check_load_parameters,
     check_shape,
@@ -74,38 +75,85 @@ def decode_infer_request(
     split = _split(body, header_length)
     if split == 0:
         return _raw_request(body, target, signature)
-    document = loads(body[:split])
-    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
-        raise InvalidRequestError("A request is a JSON object with a list 'inputs'.")
     raw = memoryview(body)[split:]
+    # Who sends raw tensors says the same of them each time.
+    is_short = raw.nbytes and split <= _MOST_KEPT_HEAD
+    read = _read_head if is_short else _read_head.__wrapped__
+    head = read(body[:split] if raw.nbytes else body)
     inputs: dict[str, Array] = {}
     place = 0
-    for tensor in document["inputs"]:
-        name, array, used = _decode_input(tensor, raw[place:])
-        if name in inputs:
-            raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
-        inputs[name] = array
-        place += used
+    for each in head.inputs:
+        if each.size is None:
+            array = _from_json(each.data, each.name, each.shape, each.dtype)
+        else:
+            end = place + each.size
+            if end > len(raw):
+                raise InvalidRequestError(
+                    f"unexpected size for input {each.name!r}: binary_data_size is {each.size}, "
+                    f"{len(raw) - place} bytes are left.",
+                    field=each.name,
+                )
+            array = decode_raw(raw[place:end], each.name, each.shape, each.dtype)
+            place = end
+        inputs[each.name] = array
     if place != len(raw):
         raise InvalidRequestError(
             f"unexpected additional input data for model {target.model!r}: {len(raw) - place} "
             "bytes are left."
         )
-    parameters = read_parameters(_parameters(document, "the request"))
-    outputs = _requested(document.get("outputs"))
+    parameters = head.parameters
+    call = PredictCall(
+        target,
+        inputs,
+        parameters.signature,
+        tuple(head.outputs),
+        request_id=head.id,
+        priority=parameters.priority,
+    )
     return InferRequest(
-        call=PredictCall(
-            target=target,
-            inputs=inputs,
-            signature=parameters.signature,
-            outputs=tuple(outputs),
-            request_id=str(document.get("id", "")),
-            priority=parameters.priority,
-        ),
-        id=str(document.get("id", "")),
-        outputs=outputs,
-        default=RequestedOutput(is_binary=parameters.is_binary),
-        timeout_s=parameters.timeout_s,
+        call, head.id, head.outputs, _AS_WANTED[parameters.is_binary], parameters.timeout_s
+    )
+
+
+# What is remembered of a client's heads is bounded: so many, of so many bytes.
+_MOST_KEPT_HEADS, _MOST_KEPT_HEAD = 256, 4096
+_AS_WANTED = {each: RequestedOutput(is_binary=each) for each in (False, True)}
+
+
+class _Declared(NamedTuple):
+    """One input as the JSON says it: with its values, or with the number of its raw bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int | None
+    data: Any
+
+
+class _Head(NamedTuple):
+    """The JSON of a request."""
+
+    inputs: tuple[_Declared, ...]
+    outputs: Mapping[str, RequestedOutput]
+    parameters: Parameters
+    id: str
+
+
+@lru_cache(maxsize=_MOST_KEPT_HEADS)
+def _read_head(text: bytes) -> _Head:
+    document = loads(text)
+    if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
+        raise InvalidRequestError("A request is a JSON object with a list 'inputs'.")
+    inputs = tuple(map(_declared, document["inputs"]))
+    names = [each.name for each in inputs]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
+    return _Head(
+        inputs,
+        _requested(document.get("outputs")),
+        read_parameters(_parameters(document, "the request")),
+        str(document.get("id", "")),
     )
 
 
@@ -133,27 +181,23 @@ def _raw_request(body: bytes, target: Target, signature: Signature) -> InferRequ
     return InferRequest(call, "", {}, RequestedOutput(is_binary=True))
 
 
-def _decode_input(tensor: Any, raw: memoryview) -> tuple[str, Array, int]:
-    """Returns the input's name, its array, and how many raw bytes it took."""
+def _declared(tensor: Any) -> _Declared:
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
         raise InvalidRequestError("Each input is an object with a name.", field="inputs")
     name = tensor["name"]
     shape, dtype = check_shape(name, tensor.get("datatype", ""), tensor.get("shape"))
-    parameters = _parameters(tensor, name)
-    size = parameters.get("binary_data_size")
+    size = _parameters(tensor, name).get("binary_data_size")
     if ("data" in tensor) == (size is not None):
         raise InvalidRequestError(
             f"Input {name!r} needs either 'data' or the parameter binary_data_size.", field=name
         )
-    if size is None:
-        return name, _from_json(tensor["data"], name, shape, dtype), 0
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(raw):
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
         raise InvalidRequestError(
-            f"unexpected size for input {name!r}: binary_data_size is {size!r}, {len(raw)} bytes "
-            "are left.",
+            f"unexpected size for input {name!r}: binary_data_size is {size!r}; a whole number "
+            "from 0 is expected.",
             field=name,
         )
-    return name, decode_raw(raw[:size], name, shape, dtype), size
+    return _Declared(name, shape, dtype, size, tensor.get("data"))
 
 
 def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
@@ -225,32 +269,63 @@ def encode_infer_reply(
     request: InferRequest, reply: PredictReply, labels: tuple[str, ...]
 ) -> tuple[bytes, int | None]:
     """Server: the body, and where its JSON ends when raw tensors follow."""
-    tensors, raw = [], []
+    outputs = outputs_of(request, reply, labels)
+    raw = {
+        name: encode_raw(array) for name, array in outputs.items() if request.wanted(name).is_binary
+    }
+    if raw and len(raw) == len(outputs):
+        declared = tuple(
+            (name, datatype_of(array), array.shape, len(raw[name]))
+            for name, array in outputs.items()
+        )
+        write = _raw_reply_head if not request.id else _raw_reply_head.__wrapped__
+        head = write(reply.model, reply.version, declared, request.id)
+        return b"".join((head, *raw.values())), len(head)
+    tensors = []
     is_finite = True
-    for name, array in outputs_of(request, reply, labels).items():
+    for name, array in outputs.items():
         tensor: dict[str, Any] = {
             "name": name,
             "datatype": datatype_of(array),
             "shape": list(array.shape),
         }
-        if request.wanted(name).is_binary:
-            data = encode_raw(array)
-            tensor["parameters"] = {"binary_data_size": len(data)}
-            raw.append(data)
+        if name in raw:
+            tensor["parameters"] = {"binary_data_size": len(raw[name])}
         else:
             tensor["data"] = _json_data(array, tensor["datatype"])
             is_finite &= array.dtype.kind != "f" or bool(np.isfinite(array).all())
         tensors.append(tensor)
-    document = {
-        "model_name": reply.model,
-        "model_version": str(reply.version),
-        "outputs": tensors,
-    }
-    if request.id:
-        document["id"] = request.id
+    document = _reply_document(reply.model, reply.version, tensors, request.id)
     head = (dumps if is_finite else dumps_with_nan)(document)
-    data = b"".join(raw)
+    data = b"".join(raw.values())
     return (head + data, len(head)) if data else (head, None)
+
+
+@lru_cache(maxsize=_MOST_KEPT_HEADS)
+def _raw_reply_head(
+    model: str,
+    version: int,
+    declared: tuple[tuple[str, str, tuple[int, ...], int], ...],
+    request_id: str,
+) -> bytes:
+    """The JSON of an answer whose tensors are all raw."""
+    tensors = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": list(shape),
+            "parameters": {"binary_data_size": size},
+        }
+        for name, datatype, shape, size in declared
+    ]
+    return dumps(_reply_document(model, version, tensors, request_id))
+
+
+def _reply_document(
+    model: str, version: int, tensors: list[dict[str, Any]], request_id: str
+) -> dict[str, Any]:
+    document = {"model_name": model, "model_version": str(version), "outputs": tensors}
+    return document | {"id": request_id} if request_id else document
 
 
 def _json_data(array: Array, datatype: str) -> Any:
