@@ -8,10 +8,9 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from serving.messages import Outcome, Timings
+from serving.messages import NO_TIME, Outcome, Timings
 
 OUTCOME_HEADER = "x-convzoo-outcome"
-NO_TIME = Timings()
 
 
 @dataclass(slots=True)

@@ -90,6 +90,9 @@ class Timings(NamedTuple):
     encode_s: float = 0.0
 
 
+NO_TIME = Timings()
+
+
 class Outcome(enum.StrEnum):
     """How an answer came about: the same word in header, log line and metric."""
 
@@ -113,7 +116,7 @@ class PredictReply:
     version: int
     signature: str
     outputs: Mapping[str, Array]
-    timings: Timings = Timings()
+    timings: Timings = NO_TIME
     request_id: str = ""
     outcome: str = ""
 
@@ -146,7 +149,7 @@ class ClassifyImagesReply:
     model: str
     version: int
     results: tuple[tuple[LabelScore, ...], ...]
-    timings: Timings = Timings()
+    timings: Timings = NO_TIME
     request_id: str = ""
     outcome: str = ""
 
@@ -191,7 +194,7 @@ class ExplainReply:
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any]
     picture: bytes = b""
-    timings: Timings = Timings()
+    timings: Timings = NO_TIME
     request_id: str = ""
 
 

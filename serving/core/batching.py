@@ -95,7 +95,7 @@ class Batcher:
             than running them.
         on_batch: Told of each batch that ran: its rows and its seconds.
         inline_rows: Batches of so few rows run right here although there is an executor, when
-            nothing else runs: changing threads costs more than they do.
+            nothing else runs: changing threads costs more than they do. One in a turn of the loop.
         run_alone: Runs a batch while no other runs and none waits; `run` by default.
     """
 
@@ -242,15 +242,18 @@ class Batcher:
         waiting = _Waiting(inputs, rows, key, deadline, loop.create_future(), was_queued)
         self._queues.setdefault(level, deque()).append(waiting)
         self._queued_rows += rows
-        if not self._is_scheduled:
-            # After what arrived together has been decoded, so that it runs together.
-            self._is_scheduled = True
-            loop.call_soon(self._pump)
+        # After what arrived together has been decoded, so that it runs together.
+        self._schedule()
         try:
             return await waiting.future
         except asyncio.CancelledError:
             waiting.future.cancel()
             raise
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._is_scheduled = False
@@ -264,7 +267,10 @@ class Batcher:
             run = self._run if self._running or self._queued_rows else self._run_alone
             if self._executor is None or is_inline:
                 self._finish(batch, rows, started, self._run_batch(run, batch, rows))
-                continue
+                if self._queued_rows:
+                    # Whoever asks something else is heard in between.
+                    self._schedule()
+                return
             self._running += 1
             self._running_rows += rows
             future = asyncio.get_running_loop().run_in_executor(

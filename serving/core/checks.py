@@ -20,27 +20,29 @@ def check_call(call: PredictCall, signature: Signature, *, is_batched: bool) -> 
         InvalidRequestError: with TensorFlow Serving's text for names; names both shapes.
     """
     _check_names(call, signature)
-    rows: dict[str, int] = {}
+    rows: int | None = None
     for name, array in call.inputs.items():
-        spec = signature.inputs[name]
+        spec, shape = signature.inputs[name], array.shape
         if (found := dtype_name(array)) != spec.dtype:
             raise InvalidRequestError(
                 f"Input {name!r} has type {found}; the model takes {spec.dtype}.", field=name
             )
-        if spec.shape is not None and not _fits(array.shape, spec.shape):
+        if spec.shape is not None and not _fits(shape, spec.shape):
             raise InvalidRequestError(
-                f"Input {name!r} has shape {list(array.shape)}; the model takes {_shape(spec)}.",
+                f"Input {name!r} has shape {list(shape)}; the model takes {_shape(spec)}.",
                 field=name,
             )
-        rows[name] = array.shape[0] if array.ndim else 1
-    if is_batched and len(set(rows.values())) > 1:
-        raise InvalidRequestError(f"The inputs have different batch sizes: {rows}.")
-    return next(iter(rows.values())) if is_batched else 1
+        here = shape[0] if shape else 1
+        if is_batched and rows is not None and here != rows:
+            sizes = {each: (*array.shape, 1)[0] for each, array in call.inputs.items()}
+            raise InvalidRequestError(f"The inputs have different batch sizes: {sizes}.")
+        rows = here
+    return rows or 0 if is_batched else 1
 
 
 def _check_names(call: PredictCall, signature: Signature) -> None:
-    wanted, found = set(signature.inputs), set(call.inputs)
-    if wanted != found:
+    if signature.inputs.keys() != call.inputs.keys():
+        wanted, found = set(signature.inputs), set(call.inputs)
         extra, missing = sorted(found - wanted), sorted(wanted - found)
         raise InvalidRequestError(
             f"input size does not match signature: {len(found)}!={len(wanted)} "
@@ -62,9 +64,13 @@ def _check_names(call: PredictCall, signature: Signature) -> None:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        size is None or size == found for found, size in zip(shape, wanted, strict=True)
-    )
+    if len(shape) != len(wanted):
+        return False
+    # A loop: all() over a generator takes three times as long.
+    for found, size in zip(shape, wanted, strict=True):
+        if size is not None and size != found:
+            return False
+    return True
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -68,6 +68,11 @@ from zoo.preprocess import Floats, ImageLimits, Pixels, decode
 # costs about as much. Larger ones do not: the loop reads the next requests in the meantime.
 INLINE_BELOW_S = 0.0005
 MOST_INLINE_ROWS = 2
+# Of a network whose row costs less than this, reading the next requests costs more than running
+# these, and a thread would wait for the interpreter after each batch: larger batches run in the
+# event loop, too, as long as they hold it up no longer than that.
+TINY_ROW_S = 0.0001
+TINY_BATCH_S = 0.002
 
 # Images smaller than this are decoded in the event loop, for the same reason.
 INLINE_DECODE_BYTES = 8192
@@ -133,14 +138,7 @@ class Servable:
         )
         self._inline_rows = 0
         if self.is_batched and not options.is_isolated:
-            self._inline_rows = max(
-                (
-                    rows
-                    for rows, seconds in self.tuned.batch_s.items()
-                    if seconds < INLINE_BELOW_S and rows <= MOST_INLINE_ROWS
-                ),
-                default=0,
-            )
+            self._inline_rows = inline_rows(self.tuned.batch_s)
         rows = options.max_batch_rows or self.tuned.max_rows
         sizes = options.batch_sizes
         self.batching = Batching(
@@ -632,6 +630,21 @@ class _Counted:
         if not self._has_answer:
             self._servable.tally.failed(time.monotonic() - self._started)
         self._servable.ended()
+
+
+def inline_rows(batch_s: Mapping[int, float]) -> int:
+    """Rows of the largest batch that runs in the event loop, by the seconds of each size; 0 for none."""
+    row_s = min((seconds / rows for rows, seconds in batch_s.items()), default=1.0)
+    is_tiny = row_s < TINY_ROW_S
+    return max(
+        (
+            rows
+            for rows, seconds in batch_s.items()
+            if (seconds < INLINE_BELOW_S and rows <= MOST_INLINE_ROWS)
+            or (is_tiny and seconds < TINY_BATCH_S)
+        ),
+        default=0,
+    )
 
 
 def _have_rows(signatures: Mapping[str, Signature]) -> bool:

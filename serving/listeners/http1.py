@@ -6,8 +6,9 @@ import logging
 import socket
 import time
 from collections import deque
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 
@@ -27,12 +28,15 @@ PART_WITHIN_S = 60.0
 NEXT_WITHIN_S = 75.0
 LINGER_S = 2.0
 
+# A longer head is not remembered.
+MOST_KEPT_HEAD = 4096
+
 _JOINED_UP_TO = 64 << 10
 
-_STATUS_LINES = {
-    each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus
-}
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 _JSON = (("content-type", "application/json"),)
+# Fields that say more of the connection than of the request.
+_NOT_KEPT = frozenset(("expect", "transfer-encoding", "upgrade"))
 
 
 class HttpListener:
@@ -116,6 +120,8 @@ class _Connection(asyncio.Protocol):
         self._is_in_body = False
         self._head_bytes = 0
         self._received = 0.0
+        self._last: HttpRequest | None = None
+        self._known: _Known | None = None
         self.give_up_at = float("inf")
 
     # --- The transport's side
@@ -123,6 +129,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts it."""
         self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
         connections = self._listener.connections
         connections.add(self)
         self._is_one_too_many = len(connections) > self._listener.max_connections
@@ -155,10 +162,18 @@ class _Connection(asyncio.Protocol):
             return
         size, was_in_head, head_bytes = len(data), self._is_in_head, self._head_bytes
         self._received = time.monotonic()
+        is_between = not (was_in_head or self._is_in_body)
+        known = self._known
+        if is_between and known and size == known.size and data.startswith(known.head):
+            self._take(
+                HttpRequest(*known.fields, data[len(known.head) :], self._received), stays=True
+            )
+            return
+        self._last, rest = None, data
         try:
             # One after the other and not one within the other: a client may send thousands at once.
-            while data:
-                data = self._fed(data)
+            while rest:
+                rest = self._fed(rest)
         except _RefusedError as error:
             self._refuse(*error.args)
             return
@@ -178,6 +193,23 @@ class _Connection(asyncio.Protocol):
                 self._refuse(*HEAD_TOO_LARGE)
         elif self._is_in_body and self._task is None:
             self.give_up_at = self._received + PART_WITHIN_S
+        elif is_between and self._last is not None:
+            self._remember(data, self._last)
+
+    def _remember(self, whole: bytes, request: HttpRequest) -> None:
+        """Keeps the head of a request that came whole and alone: most clients repeat it.
+
+        What is framed by a length, and begins where a request begins, means the same again.
+        """
+        size = len(whole) - len(request.body)
+        if (
+            0 < size <= MOST_KEPT_HEAD
+            and whole.find(b"\r\n\r\n") == size - 4
+            and request.headers.get("content-length") == str(len(request.body))
+            and request.headers.keys().isdisjoint(_NOT_KEPT)
+        ):
+            fields = (request.method, request.path, request.query, request.headers)
+            self._known = _Known(whole[:size], len(whole), fields)
 
     def _fed(self, data: bytes) -> bytes:
         """Feeds the parser until it stops at an offer of another protocol; what is left to feed."""
@@ -254,6 +286,12 @@ class _Connection(asyncio.Protocol):
         )
         self._parts = []
         stays = self._parser.should_keep_alive()
+        if stays:
+            self._last = request
+        self._take(request, stays=stays)
+
+    def _take(self, request: HttpRequest, *, stays: bool) -> None:
+        """Answers a request, or has it wait for its turn."""
         if self._task is not None:
             self._ahead.append((request, stays))
             if len(self._ahead) >= MOST_AHEAD:
@@ -283,7 +321,7 @@ class _Connection(asyncio.Protocol):
     def _begin(self, request: HttpRequest, *, stays: bool) -> None:
         # The server's own time has its limits elsewhere.
         self.give_up_at = float("inf")
-        self._task = asyncio.get_running_loop().create_task(self._answer(request, stays=stays))
+        self._task = self._loop.create_task(self._answer(request, stays=stays))
 
     async def _answer(self, request: HttpRequest, *, stays: bool) -> None:
         if self._is_one_too_many:
@@ -317,18 +355,19 @@ class _Connection(asyncio.Protocol):
         self._transport.resume_reading()
 
     def _write(self, response: HttpResponse, *, stays: bool, has_body: bool = True) -> None:
-        lines = [_STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status]
-        lines += [
-            b"%b: %b\r\n" % (name.encode(), _one_line(value)) for name, value in response.headers
-        ]
-        if not stays:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"content-length: %d\r\n\r\n" % len(response.body))
-        if has_body and len(response.body) <= _JOINED_UP_TO:
-            lines.append(response.body)
-        self._transport.write(b"".join(lines))
-        if has_body and len(response.body) > _JOINED_UP_TO:
-            self._transport.write(response.body)
+        status, body = response.status, response.body
+        parts = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"]
+        parts += [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
+        end = "" if stays else "connection: close\r\n"
+        parts.append(f"{end}content-length: {len(body)}\r\n\r\n")
+        head = "".join(parts).encode("latin-1", "replace")
+        if not has_body:
+            self._transport.write(head)
+        elif len(body) <= _JOINED_UP_TO:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
 
     def _too_large(self) -> "_RefusedError":
         most = self._listener.max_body_bytes
@@ -361,11 +400,18 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
 
+class _Known(NamedTuple):
+    """A head that came before: its bytes, those of its whole request, and what they mean."""
+
+    head: bytes
+    size: int
+    fields: tuple[str, str, str, Mapping[str, str]]
+
+
 class _RefusedError(Exception):
     """Raised within the parser: a status and a text."""
 
 
-def _one_line(value: str) -> bytes:
+def _one_line(value: str) -> str:
     """A header's value, which must not begin another header."""
-    encoded = value.encode("latin-1", "replace")
-    return encoded.translate(None, b"\r\n") if b"\n" in encoded or b"\r" in encoded else encoded
+    return value.replace("\r", "").replace("\n", "")

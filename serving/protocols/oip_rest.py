@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import unquote
 
 from serving.messages import DEFAULT_SIGNATURE, Signature, Target
@@ -42,18 +43,19 @@ class OipRest:
             ServingError: what is wrong with it.
         """
         path, method = request.path.rstrip("/"), request.method
-        match = _MODEL.fullmatch(path)
-        if match and match["verb"] == "/infer":
-            return await self._infer(match, request, deadline) if method == "POST" else _wrong()
+        found = (_read if len(path) <= _MOST_KEPT_PATH else _read.__wrapped__)(path)
+        target, verb = found if found is not None else (None, None)
+        if target is not None and verb == "/infer":
+            return await self._infer(target, request, deadline) if method == "POST" else _wrong()
         if path == "/v2/repository/index":
             return self._index(request) if method == "POST" else _wrong()
         if change := _REPOSITORY.fullmatch(path):
             return await self._change(change, request) if method == "POST" else _wrong()
         if method != "GET":
-            return _wrong() if match else _not_found()
-        if match is None or path == "/v2/models/stats":
+            return _wrong() if target else _not_found()
+        if target is None or path == "/v2/models/stats":
             return self._server(path)
-        return self._model(match)
+        return self._model(target, verb)
 
     def _server(self, path: str) -> HttpResponse:
         answers = {
@@ -67,28 +69,26 @@ class OipRest:
         }
         return answers.get(path, _not_found)()
 
-    def _model(self, match: re.Match[str]) -> HttpResponse:
-        target = _target(match)
-        if match["verb"] == "/ready":
+    def _model(self, target: Target, verb: str | None) -> HttpResponse:
+        if verb == "/ready":
             self._service.status(target)  # an unknown model is not found, not unready
             is_ready = self._service.is_model_ready(target)
             return HttpResponse(
                 200 if is_ready else 503, JSON, dumps({"name": target.model, "ready": is_ready})
             )
-        if match["verb"] == "/stats":
+        if verb == "/stats":
             return self._statistics(target)
         metadata = self._service.metadata(target)
         signature = default_signature(metadata.signatures)
-        if match["verb"] == "/config":
+        if verb == "/config":
             return HttpResponse(200, JSON, oip_json.encode_config(metadata, signature))
         if target.version is not None:
             metadata = replace(metadata, versions=(metadata.version,))
         return HttpResponse(200, JSON, oip_json.encode_metadata(metadata, signature))
 
     async def _infer(
-        self, match: re.Match[str], request: HttpRequest, deadline: float | None
+        self, target: Target, request: HttpRequest, deadline: float | None
     ) -> HttpResponse:
-        target = _target(match)
         self._service.admit(target, deadline, "predict")
         metadata = self._service.metadata(target)
         asked = oip_json.decode_infer_request(
@@ -100,10 +100,10 @@ class OipRest:
         reply = await self._service.predict(asked.due(request.received, deadline))
         body, split = oip_json.encode_infer_reply(asked, reply, metadata.labels)
         headers = JSON if split is None else (*RAW, (LENGTH, str(split)))
-        headers = (*headers, timings_header(reply.timings))
+        response = HttpResponse(200, (*headers, timings_header(reply.timings)), body)
         # Nothing else is packed: tritonclient unpacks these answers only.
-        accepted = request.headers.get("accept-encoding", "")
-        return await packed(HttpResponse(200, headers, body), accepted)
+        accepted = request.headers.get("accept-encoding")
+        return await packed(response, accepted) if accepted else response
 
     def _index(self, request: HttpRequest) -> HttpResponse:
         document = loads(request.body) if request.body.strip() else {}
@@ -128,8 +128,18 @@ def default_signature(signatures: Mapping[str, Signature]) -> Signature:
     return signatures.get(DEFAULT_SIGNATURE) or next(iter(signatures.values()))
 
 
-def _target(match: re.Match[str]) -> Target:
-    return Target(unquote(match["model"]), int(match["version"]) if match["version"] else None)
+# Paths that are remembered are bounded: so many, of so many characters.
+_MOST_KEPT_PATHS, _MOST_KEPT_PATH = 256, 256
+
+
+@lru_cache(maxsize=_MOST_KEPT_PATHS)
+def _read(path: str) -> tuple[Target, str | None] | None:
+    """The model that a path is about and what it asks of it; None when it is about none."""
+    match = _MODEL.fullmatch(path)
+    if match is None:
+        return None
+    version = int(match["version"]) if match["version"] else None
+    return Target(unquote(match["model"]), version), match["verb"]
 
 
 def _flag(name: str, *, is_true: bool) -> HttpResponse:
