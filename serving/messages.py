@@ -278,7 +278,7 @@ class ModelStatus:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelMetadata:
     """What a version takes and gives."""
 

@@ -64,7 +64,7 @@ class _Series:
         # By kind, code and outcome.
         self.requests: Counts[tuple[str, str, str]] = Counts()
         self.rows = 0
-        self.stages = tuple(_Times(BUCKETS) for _ in STAGES)
+        self.stages = (_Times(BUCKETS), _Times(BUCKETS), _Times(BUCKETS), _Times(BUCKETS))
 
 
 class Metrics:
@@ -115,9 +115,13 @@ class Metrics:
         series = self._series_of(journey)
         series.requests[journey.kind, "OK", journey.outcome] += 1
         series.rows += journey.rows
-        for stage, seconds in zip(series.stages, journey.timings, strict=True):
-            if seconds:
-                stage.add(seconds)
+        timings, (decode, queue, execute, _) = journey.timings, series.stages
+        if timings.decode_s:
+            decode.add(timings.decode_s)
+        if timings.queue_s:
+            queue.add(timings.queue_s)
+        if timings.execute_s:
+            execute.add(timings.execute_s)
         if journey.kind == "predict" and journey.protocol in _TFS_API:
             key = (journey.model, journey.protocol)
             if (times := self.latencies.get(key)) is None:

@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ class _Waiting:
     deadline: float | None
     future: "asyncio.Future[Ran]"
     was_queued: bool
-    queued: float = field(default_factory=time.monotonic)
+    queued: float
 
 
 class Batcher:
@@ -154,14 +154,15 @@ class Batcher:
             {name: array[start : start + most] for name, array in inputs.items()}
             for start in range(0, rows, most)
         ]
-        async with _all_or_none() as group:
-            tasks = [
-                group.create_task(
-                    self._enqueue(part, len(next(iter(part.values()))), deadline, level)
-                )
-                for part in parts
-            ]
-        ran = [task.result() for task in tasks]
+        futures = [
+            self._enqueue(part, len(next(iter(part.values()))), deadline, level) for part in parts
+        ]
+        try:
+            ran = await asyncio.gather(*futures)
+        finally:
+            # Once one has failed, nobody waits for the others.
+            for future in futures:
+                future.cancel()
         return Ran(
             {name: np.concatenate([each.outputs[name] for each in ran]) for name in ran[0].outputs},
             ran[0].queue_s,
@@ -233,27 +234,26 @@ class Batcher:
                     )
         return True
 
-    async def _enqueue(
+    def _enqueue(
         self, inputs: Mapping[str, Array], rows: int, deadline: float | None, level: int
-    ) -> Ran:
+    ) -> "asyncio.Future[Ran]":
         key = tuple((name, each.dtype.str, each.shape[1:]) for name, each in inputs.items())
-        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
         was_queued = bool(self._running >= self._settings.streams or self._queued_rows)
-        waiting = _Waiting(inputs, rows, key, deadline, loop.create_future(), was_queued)
-        self._queues.setdefault(level, deque()).append(waiting)
+        waiting = _Waiting(inputs, rows, key, deadline, future, was_queued, time.monotonic())
+        queue = self._queues.get(level)
+        if queue is None:
+            queue = self._queues[level] = deque()
+        queue.append(waiting)
         self._queued_rows += rows
         # After what arrived together has been decoded, so that it runs together.
-        self._schedule()
-        try:
-            return await waiting.future
-        except asyncio.CancelledError:
-            waiting.future.cancel()
-            raise
+        if not self._is_scheduled:
+            self._schedule()
+        return future
 
     def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        self._is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._is_scheduled = False
@@ -397,19 +397,3 @@ class Batcher:
             self._row_s = row_s
         if self._on_batch is not None:
             self._on_batch(rows, seconds)
-
-
-class _all_or_none:  # noqa: N801 - reads as a statement
-    """A task group whose first error is raised as it is."""
-
-    def __init__(self) -> None:
-        self._group = asyncio.TaskGroup()
-
-    async def __aenter__(self) -> asyncio.TaskGroup:
-        return await self._group.__aenter__()
-
-    async def __aexit__(self, *failure: object) -> None:
-        try:
-            await self._group.__aexit__(*failure)  # type: ignore[arg-type]
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None

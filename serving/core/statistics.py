@@ -27,30 +27,30 @@ class Tally:
     def __init__(self) -> None:
         self._rows = 0
         self._last_unix_s = 0.0
-        self._sums: dict[str, _Sum] = defaultdict(_Sum)
         self._by_rows: dict[int, _Sum] = defaultdict(_Sum)
+        self._success, self._failure, self._queue = _Sum(), _Sum(), _Sum()
+        self._decode, self._execute = _Sum(), _Sum()
 
     def batch(self, rows: int, seconds: float) -> None:
         """A batch has run."""
         self._by_rows[rows].add(seconds)
-        self._sums["execute"].add(seconds)
+        self._execute.add(seconds)
 
     def answered(self, rows: int, seconds: float, timings: Timings) -> None:
         """A request got its answer."""
         self._rows += rows
         self._last_unix_s = time.clock_gettime(time.CLOCK_REALTIME)
-        self._sums["success"].add(seconds)
-        self._sums["queue"].add(timings.queue_s)
-        self._sums["decode"].add(timings.decode_s)
+        self._success.add(seconds)
+        self._queue.add(timings.queue_s)
+        self._decode.add(timings.decode_s)
 
     def failed(self, seconds: float) -> None:
         """A request got an error."""
         self._last_unix_s = time.clock_gettime(time.CLOCK_REALTIME)
-        self._sums["failure"].add(seconds)
+        self._failure.add(seconds)
 
     def told(self, model: str, version: int) -> VersionStatistics:
         """The counts so far."""
-        kinds = ("success", "failure", "queue", "decode", "execute", "encode")
         return VersionStatistics(
             model,
             version,
@@ -60,5 +60,10 @@ class Tally:
                 BatchStatistics(rows, each.spent()) for rows, each in sorted(self._by_rows.items())
             ),
             last_unix_s=self._last_unix_s,
-            **{kind: self._sums[kind].spent() for kind in kinds},
+            success=self._success.spent(),
+            failure=self._failure.spent(),
+            queue=self._queue.spent(),
+            decode=self._decode.spent(),
+            execute=self._execute.spent(),
+            encode=_Sum().spent(),
         )

@@ -356,11 +356,17 @@ class _Connection(asyncio.Protocol):
 
     def _write(self, response: HttpResponse, *, stays: bool, has_body: bool = True) -> None:
         status, body = response.status, response.body
-        parts = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"]
-        parts += [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
+        fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        lines = len(response.headers)
+        if fields.count("\n") != lines or fields.count("\r") != lines:
+            # No value may begin another header.
+            fields = "".join(
+                [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
+            )
+        begin = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
         end = "" if stays else "connection: close\r\n"
-        parts.append(f"{end}content-length: {len(body)}\r\n\r\n")
-        head = "".join(parts).encode("latin-1", "replace")
+        text = f"{begin}{fields}{end}content-length: {len(body)}\r\n\r\n"
+        head = text.encode("latin-1", "replace")
         if not has_body:
             self._transport.write(head)
         elif len(body) <= _JOINED_UP_TO:

@@ -291,3 +291,16 @@ async def test_an_error_reaches_everybody_in_its_batch_and_the_next_batch_runs()
     assert all(isinstance(each, EngineError) for each in results)
     outputs, *_ = await batcher.submit(rows(3), None)
     assert outputs["y"].tolist() == [6.0]
+
+
+async def test_others_are_heard_between_the_batches_that_run_in_the_loop():
+    heard = []
+    run = Doubler(lambda: heard.append("batch"))
+    batcher = Batcher(run, Batching(max_rows=2), None)
+    asking = asyncio.gather(*(batcher.submit(rows(n), None) for n in range(6)))
+    while len(run.batches) < 3:
+        await asyncio.sleep(0)
+        heard.append("other")
+    await asking
+    assert run.batches == [2, 2, 2]
+    assert "batch batch" not in " ".join(heard)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving.core import tuning
-from serving.core.servable import Servable
+from serving.core.servable import Servable, inline_rows
 from serving.messages import PredictCall, Target, VersionOptions
 from tests.serving.published import publish_tiny
 from zoo.artifact import CACHE, verify
@@ -179,3 +179,19 @@ def test_what_is_kept_is_json_for_people(tmp_path):
         "batch_s",
         "latency_target_s",
     }
+
+
+@pytest.mark.parametrize(
+    ("batch_s", "rows"),
+    [
+        # Rows of 30 us: everything that takes less than two milliseconds.
+        ({1: 0.00007, 2: 0.0001, 16: 0.0005, 32: 0.00095, 64: 0.0019, 128: 0.0038}, 64),
+        # Rows of 250 us: small batches alone.
+        ({1: 0.0003, 2: 0.0005, 4: 0.001}, 1),
+        ({1: 0.0003, 2: 0.00045, 4: 0.001}, 2),
+        ({1: 0.01, 2: 0.02}, 0),
+        ({}, 0),
+    ],
+)
+def test_batches_run_in_the_loop_where_a_thread_costs_more(batch_s, rows):
+    assert inline_rows(batch_s) == rows

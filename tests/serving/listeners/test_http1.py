@@ -378,3 +378,58 @@ def test_no_bytes_whatsoever_raise(rng: random.Random, changes):
         await asyncio.sleep(0)
 
     asyncio.run(feed())
+
+
+# What a client may send next on a connection that stays: the bytes, and the bodies that are asked.
+REPEATED = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n"
+MESSAGES = (
+    (REPEATED + b"abc", [b"abc"]),
+    (REPEATED + b"xyz", [b"xyz"]),
+    # A body that looks like the end of a head, or like a request.
+    (REPEATED.replace(b": 3", b": 4") + b"\r\n\r\n", [b"\r\n\r\n"]),
+    (REPEATED + b"abc" + REPEATED + b"def", [b"abc", b"def"]),
+    (get("/a"), [b""]),
+    (b"\r\n" + get("/a"), [b""]),
+    (f"POST /a HTTP/1.1\r\n{CHUNKED}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode(), [b"abc"]),
+    (REPEATED.replace(b"Host: h", b"Connection: keep-alive") + b"abc", [b"abc"]),
+    (REPEATED.replace(b"Host: h", b"Expect: 100-continue") + b"abc", [b"abc"]),
+)
+
+
+async def feed(handler, pieces):
+    """Sends the pieces, one after the other, to a connection without a socket."""
+    connection = http1._Connection(HttpListener(handler, None, max_body_bytes=MOST))
+    connection.connection_made(Transport())
+    for piece in pieces:
+        connection.data_received(piece)
+        for _ in range(6):
+            await asyncio.sleep(0)
+    connection.connection_lost(None)
+
+
+@given(
+    st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=8), st.randoms(use_true_random=False)
+)
+def test_heads_that_come_again_mean_the_same_however_they_are_cut(messages, rng):
+    pieces = []
+    for sent, _ in messages:
+        cut = rng.choice((0, rng.randrange(len(sent))))
+        pieces += [part for part in (sent[:cut], sent[cut:]) if part]
+    handler = Handler()
+    asyncio.run(feed(handler, pieces))
+    assert [each.body for each in handler.requests] == [
+        body for _, bodies in messages for body in bodies
+    ]
+    assert {each.path for each in handler.requests} == {"/a"}
+
+
+async def test_a_head_that_comes_again_is_not_parsed(handler, monkeypatch):
+    fed = []
+    parse = http1._Connection._fed
+    monkeypatch.setattr(
+        http1._Connection, "_fed", lambda self, data: fed.append(data) or parse(self, data)
+    )
+    await feed(handler, [REPEATED + body for body in (b"abc", b"def", b"ghi")])
+    assert [each.body for each in handler.requests] == [b"abc", b"def", b"ghi"]
+    assert handler.requests[2].headers == {"host": "h", "content-length": "3"}
+    assert fed == [REPEATED + b"abc"]
