@@ -21,6 +21,7 @@ from serving.messages import (
     VersionState,
     VersionStatistics,
 )
+from serving.wire import numbers
 from serving.wire.oip import (
     DATATYPES,
     DTYPES,
@@ -141,7 +142,7 @@ class _Head(NamedTuple):
 
 @lru_cache(maxsize=_MOST_KEPT_HEADS)
 def _read_head(text: bytes) -> _Head:
-    document = loads(text)
+    document = numbers.read_tensors(text) or loads(text)
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise InvalidRequestError("A request is a JSON object with a list 'inputs'.")
     inputs = tuple(map(_declared, document["inputs"]))
@@ -201,12 +202,15 @@ def _declared(tensor: Any) -> _Declared:
 
 
 def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
-    """Nested or flat JSON values as a tensor; the nesting need not match the shape."""
+    """Nested or flat JSON values as a tensor; the nesting need not match the shape.
+
+    Where all of them are numbers, they may come as a flat array already.
+    """
     if dtype in ("float16", "bfloat16"):
         raise UnsupportedError(
             f"receiving {DATATYPES[dtype]} data via JSON is not supported; send input {name!r} raw."
         )
-    flat = _flatten(data)
+    flat = data if isinstance(data, np.ndarray) else _flatten(data)
     number = math.prod(shape)
     if len(flat) != number:
         raise InvalidRequestError(
@@ -214,6 +218,9 @@ def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Arra
             f"{len(flat)} came.",
             field=name,
         )
+    if isinstance(flat, np.ndarray):
+        with np.errstate(over="ignore"):
+            return flat.astype(dtype).reshape(shape)
     kinds = _TAKEN.get(dtype, {int, float} if dtype.startswith("float") else {int})
     if not set(map(type, flat)) <= kinds:
         culprit = next(value for value in flat if type(value) not in kinds)
@@ -236,7 +243,7 @@ def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Arra
 def _flatten(data: Any) -> list[Any]:
     if not isinstance(data, list):
         return [data]
-    if data and all(not isinstance(item, list) for item in data):
+    if data and list not in set(map(type, data)):
         return data
     return [value for item in data for value in _flatten(item)]
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
 from serving.messages import PredictCall, PredictReply, Signature, Target, TensorSpec
-from serving.wire import oip, oip_json, oip_proto
+from serving.wire import numbers, oip, oip_json, oip_proto
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 NUMBERS = st.sampled_from([name for name in oip.DATATYPES if name not in ("bytes", "bfloat16")])
@@ -250,3 +250,50 @@ def test_json_numbers_keep_to_their_type():
     assert wide.tolist() == [[2**64 - 1, 0]]
     with pytest.raises(InvalidRequestError, match="a value outside UINT8"):
         decode(tensor(data=[300, 0], datatype="UINT8"))
+
+
+DATA = st.recursive(
+    st.floats(-9, 9) | st.integers(-9, 9) | st.booleans() | st.none() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    DATA,
+    st.sampled_from(["FP32", "FP64", "INT32", "BYTES"]),
+    st.dictionaries(st.sampled_from(["id", "outputs", "parameters", "inputs"]), DATA, max_size=2),
+)
+def test_the_fast_path_reads_what_the_general_reader_reads(data, datatype, more):
+    document = {
+        "inputs": [{"name": "x", "datatype": datatype, "shape": [1], "data": data}],
+        **more,
+    }
+    body = json.dumps(document).encode()
+    fast = numbers.read_tensors(body)
+    if fast is not None:
+        for each in fast["inputs"]:
+            assert each["data"].dtype == np.float64
+            each["data"] = each["data"].tolist()
+        for each in document["inputs"]:
+            each["data"] = oip_json._flatten(each["data"])
+        assert fast == document
+
+
+def test_the_fast_path_is_taken_for_the_usual_request():
+    pytest.importorskip("simdjson")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2]}
+    outputs = [{"name": "y", "parameters": {"classification": 2}}]
+    for data in ([1, 2.5, 3, 4], [[1, 2.5], [3, 4]]):
+        body = json.dumps({"id": "7", "inputs": [{**tensor, "data": data}], "outputs": outputs})
+        found = numbers.read_tensors(body.encode())
+        assert (found["id"], found["outputs"]) == ("7", outputs)
+        assert found["inputs"][0]["data"].tolist() == [1, 2.5, 3, 4]
+        call = decode(body.encode()).call
+        assert call.inputs["x"].tolist() == [[1, 2.5], [3, 4]]
+        assert call.inputs["x"].dtype == np.float32
+    for data in ([1, True], [1, "2"], [1, None], [1, {}], 5, "5"):
+        body = json.dumps({"inputs": [{**tensor, "data": data}]})
+        assert numbers.read_tensors(body.encode()) is None
+    twice = b'{"inputs": [{"name": "x", "datatype": "FP32", "data": [1], "data": [2]}]}'
+    assert numbers.read_tensors(twice) is None
