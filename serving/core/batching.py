@@ -1,7 +1,8 @@
 """Joins requests into batches, in order, and takes the answers apart again.
 
 Nobody waits for company: a batch leaves as soon as the engine is free, with all that has gathered
-until then. Under load that fills batches by itself; without load a request runs alone at once.
+until then. Under load that fills batches by itself; without load a request runs alone at once. A
+batch that runs in the event loop leaves when what had arrived by then has been read.
 
 Rules:
 1. Requests join only when their inputs have the same names, types and trailing shapes.
@@ -120,6 +121,7 @@ class Batcher:
         self._running_rows = 0
         self._row_s = settings.row_s
         self._is_scheduled = False
+        self._seen_rows = 0
 
     @property
     def queued_rows(self) -> int:
@@ -256,6 +258,9 @@ class Batcher:
         asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
+        if self._may_bring_more():
+            asyncio.get_running_loop().call_soon(self._pump)
+            return
         self._is_scheduled = False
         while self._queued_rows and self._running < self._settings.streams:
             batch = self._take()
@@ -277,6 +282,18 @@ class Batcher:
                 self._executor, self._run_batch, run, batch, rows
             )
             future.add_done_callback(partial(self._done, batch, rows, started))
+
+    def _may_bring_more(self) -> bool:
+        """Whether the loop should listen once more before a batch runs in it.
+
+        It hears nothing while the batch runs, so it reads first what has come already: until a turn
+        brings nothing more, or the batch is full.
+        """
+        waiting, before = self._queued_rows, self._seen_rows
+        is_here = not self._running and (self._executor is None or waiting <= self._inline_rows)
+        has_more = is_here and before < waiting < self._settings.max_rows
+        self._seen_rows = waiting if has_more else 0
+        return has_more
 
     def _take(self) -> list[_Waiting]:
         """The next requests that may run together, the urgent and the old first.

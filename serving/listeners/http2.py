@@ -44,6 +44,8 @@ STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 16 << 20
 
 MOST_HEADER_BYTES = 32 << 10
+# So much is put together before it is sent.
+MOST_UNSENT = 64 << 10
 # Header blocks of one connection whose meaning is kept.
 MOST_HEADS = 64
 # A client that sends so many frames a second that carry nothing wants something else than answers.
@@ -158,6 +160,9 @@ class Http2Connection(asyncio.Protocol):
         self._connections = connections
         self._greeting = greeting
         self._transport = cast("asyncio.Transport", None)
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._is_to_flush = False
         self._rest = b""
         self._has_preface = False
         self._has_settings = False
@@ -205,13 +210,14 @@ class Http2Connection(asyncio.Protocol):
         )
         more = _LONG.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)
         self._hello = frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, more)
-        loop = asyncio.get_running_loop()
-        self._preface_timer = loop.call_later(PREFACE_WITHIN_S, self._transport.abort)
+        self._loop = asyncio.get_running_loop()
+        self._preface_timer = self._loop.call_later(PREFACE_WITHIN_S, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends everything that was being answered."""
         del exc
         self._connections.discard(self)
+        self._unsent.clear()
         if self._preface_timer is not None:
             self._preface_timer.cancel()
         for stream in tuple(self._streams.values()):
@@ -234,6 +240,7 @@ class Http2Connection(asyncio.Protocol):
             return
         rest, self._rest = self._rest, b""
         place = 0
+        self._is_to_flush = True
         try:
             if not self._has_preface:
                 rest += data
@@ -256,6 +263,8 @@ class Http2Connection(asyncio.Protocol):
             self._rest = data[place:]
         except ConnectionFaultError as fault:
             self.close(fault.code, str(fault))
+        finally:
+            self._flush()
 
     def _take_frames(self, buffer: bytes, place: int) -> int:
         """Takes the frames that are whole; where the next one begins."""
@@ -284,8 +293,8 @@ class Http2Connection(asyncio.Protocol):
         """How much of the buffer was the preface; 0 while it is not whole."""
         if not PREFACE.startswith(buffer[: len(PREFACE)]):
             if buffer[:1].isalpha():
-                self._transport.write(self._greeting)
-            self._transport.close()
+                self._write(self._greeting)
+            self._hang_up()
             self._is_closing = True
             raise ConnectionFaultError(PROTOCOL_ERROR, "no HTTP/2")
         if len(buffer) < len(PREFACE):
@@ -293,7 +302,7 @@ class Http2Connection(asyncio.Protocol):
         self._has_preface = True
         if self._preface_timer is not None:
             self._preface_timer.cancel()
-        self._transport.write(self._hello)
+        self._write(self._hello)
         return len(PREFACE)
 
     def _take(self, kind: int, flags: int, stream_id: int, payload: Any) -> None:
@@ -522,7 +531,7 @@ class Http2Connection(asyncio.Protocol):
                 self._most_frame = value
             elif name == ENABLE_PUSH and value > 1:
                 raise ConnectionFaultError(PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
-        self._transport.write(frame(SETTINGS, ACK, 0))
+        self._write(frame(SETTINGS, ACK, 0))
         self._send_waiting()
 
     def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
@@ -532,7 +541,7 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionFaultError(FRAME_SIZE_ERROR, "PING has eight bytes")
         if not flags & ACK:
             self._count_empty()
-            self._transport.write(frame(PING, ACK, 0, payload))
+            self._write(frame(PING, ACK, 0, payload))
 
     # --- Streams that end
 
@@ -554,21 +563,21 @@ class Http2Connection(asyncio.Protocol):
         self._abandon(stream)
 
     def _reset(self, stream_id: int, code: int) -> None:
-        self._transport.write(frame(RST_STREAM, 0, stream_id, _LONG.pack(code)))
+        self._write(frame(RST_STREAM, 0, stream_id, _LONG.pack(code)))
 
     def _forget(self, stream: Stream) -> None:
         self._streams.pop(stream.id, None)
         if self._is_closing and not self._streams:
-            self._transport.close()
+            self._hang_up()
 
     def close(self, code: int = NO_ERROR, reason: str = "") -> None:
         """Takes no new streams; closes when those that are open have ended, on an error at once."""
         if not self._is_closing and self._has_preface:
             last = _LONG.pack(self._last_id) + _LONG.pack(code)
-            self._transport.write(frame(GOAWAY, 0, 0, last + reason.encode()[:256]))
+            self._write(frame(GOAWAY, 0, 0, last + reason.encode()[:256]))
         self._is_closing = True
         if code or not self._streams:
-            self._transport.close()
+            self._hang_up()
             return
         for stream in tuple(self._streams.values()):
             stream.exchange.stop()
@@ -578,6 +587,29 @@ class Http2Connection(asyncio.Protocol):
         self._transport.abort()
 
     # --- What is sent
+
+    def _write(self, data: bytes) -> None:
+        """Sends in this turn of the event loop.
+
+        The answers of a batch come in one turn: one call of the system instead of one each.
+        """
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > MOST_UNSENT:
+            self._flush()
+        elif not self._is_to_flush:
+            self._is_to_flush = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_to_flush = False
+        if self._unsent:
+            unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+
+    def _hang_up(self) -> None:
+        self._flush()
+        self._transport.close()
 
     def consumed(self, stream: Stream, size: int) -> None:
         """Lets the client send so many bytes more; told when they are half a window."""
@@ -590,7 +622,7 @@ class Http2Connection(asyncio.Protocol):
             stream.owed = 0
 
     def _write_window(self, stream_id: int, size: int) -> None:
-        self._transport.write(frame(WINDOW_UPDATE, 0, stream_id, _LONG.pack(size)))
+        self._write(frame(WINDOW_UPDATE, 0, stream_id, _LONG.pack(size)))
 
     def reply(self, stream: Stream, head: bytes, body: bytes, tail: bytes | None) -> None:
         """Sends a part of an answer.
@@ -617,11 +649,11 @@ class Http2Connection(asyncio.Protocol):
             self._send_window -= size
             middle = frame(DATA, 0, stream.id, body) if size else b""
             end = frame(HEADERS, END_HEADERS | END_STREAM, stream.id, tail)
-            self._transport.write(begin + middle + end)
+            self._write(begin + middle + end)
             self._ended(stream)
             return
         if begin:
-            self._transport.write(begin)
+            self._write(begin)
         if stream.outgoing is None:
             stream.outgoing = bytearray()
         stream.outgoing += body
@@ -652,7 +684,7 @@ class Http2Connection(asyncio.Protocol):
             if stream.drained is not None and not stream.drained.done():
                 stream.drained.set_result(None)
         if parts:
-            self._transport.write(b"".join(parts))
+            self._write(b"".join(parts))
         if stream.outgoing is None and stream.tail is not None:
             self._ended(stream)
 

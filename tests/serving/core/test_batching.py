@@ -164,6 +164,7 @@ async def test_one_part_that_fails_fails_the_whole_request():
     batcher = Batcher(Doubler(), Batching(max_rows=2), None)
     with pytest.raises(EngineError, match="minus one"):
         await batcher.submit(rows(0, 1, -1, 3, 4), None)
+    await asyncio.sleep(0.01)
     assert batcher.queued_rows == 0
 
 
@@ -304,3 +305,17 @@ async def test_others_are_heard_between_the_batches_that_run_in_the_loop():
     await asking
     assert run.batches == [2, 2, 2]
     assert "batch batch" not in " ".join(heard)
+
+
+async def test_what_runs_in_the_loop_waits_while_every_turn_brings_more():
+    run = Doubler()
+    batcher = Batcher(run, Batching(max_rows=8), None)
+    asking = []
+    for n in range(20):
+        asking.append(asyncio.create_task(batcher.submit(rows(n), None)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*asking)
+    assert run.batches[:2] == [8, 8]
+    assert sum(run.batches) == 20
+    await batcher.submit(rows(1), None)
+    assert run.batches[-1] == 1
