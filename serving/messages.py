@@ -1,9 +1,8 @@
 """What the core is asked and what it answers: no protocol, no framework.
 
 Every front end decodes its wire format into these and encodes these back. Arrays are NumPy; a
-string tensor is an object array of `bytes`. Nobody changes one that somebody else made; those that
-every request needs are not frozen all the same, because making a frozen one takes five times as
-long.
+string tensor is an object array of `bytes`. Those that every request needs are not frozen, because
+making a frozen one takes five times as long; only who had one made for itself may change it.
 """
 
 import enum

@@ -97,5 +97,6 @@ class TfsGrpc:
 
 
 def _timed(call: PredictCall, request: GrpcRequest) -> PredictCall:
-    request_id = request.metadata.get("x-request-id", "")
-    return replace(call, deadline=request.deadline, request_id=request_id)
+    call.deadline = request.deadline
+    call.request_id = request.metadata.get("x-request-id", "")
+    return call

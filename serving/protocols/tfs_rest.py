@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from urllib.parse import unquote
 
@@ -80,7 +79,8 @@ class TfsRest:
 
 
 def _timed(call: PredictCall, request: HttpRequest, deadline: float | None) -> PredictCall:
-    return replace(call, deadline=deadline, request_id=request.headers.get("x-request-id", ""))
+    call.deadline, call.request_id = deadline, request.headers.get("x-request-id", "")
+    return call
 
 
 def _target(match: re.Match[str]) -> Target:

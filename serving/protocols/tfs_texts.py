@@ -14,29 +14,39 @@ from serving.protocols.service import Service
 from serving.wire.examples import check_signature
 
 
-@contextmanager
-def asking(target: Target) -> Iterator[None]:
+class asking:  # noqa: N801 - reads as a statement; a generator would take three times as long
     """Words what a request for a servable raises."""
-    try:
-        yield
-    except LabelNotFoundError as error:
-        raise InvalidRequestError(
-            f"Unrecognized servable version label: {error.label}. {error}", field="label"
-        ) from error
-    except ModelNotFoundError as error:
-        wanted = (
-            f"Latest({target.model})"
-            if target.version is None
-            else f"Specific({target.model}, {target.version})"
-        )
-        raise ModelNotFoundError(
-            error.model, message=f"Servable not found for request: {wanted}. {error}"
-        ) from error
-    except SignatureNotFoundError as error:
-        raise InvalidRequestError(
-            f'Serving signature name: "{error.signature}" not found in signature def. {error}',
-            field="signature_name",
-        ) from error
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        target = self._target
+        if isinstance(error, LabelNotFoundError):
+            raise InvalidRequestError(
+                f"Unrecognized servable version label: {error.label}. {error}", field="label"
+            ) from error
+        if isinstance(error, ModelNotFoundError):
+            wanted = (
+                f"Latest({target.model})"
+                if target.version is None
+                else f"Specific({target.model}, {target.version})"
+            )
+            raise ModelNotFoundError(
+                error.model, message=f"Servable not found for request: {wanted}. {error}"
+            ) from error
+        if isinstance(error, SignatureNotFoundError):
+            raise InvalidRequestError(
+                f'Serving signature name: "{error.signature}" not found in signature def. {error}',
+                field="signature_name",
+            ) from error
 
 
 @contextmanager

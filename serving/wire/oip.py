@@ -63,6 +63,9 @@ class RequestedOutput:
     classification: int = 0
 
 
+AS_JSON, AS_RAW = RequestedOutput(), RequestedOutput(is_binary=True)
+
+
 @dataclass(slots=True)
 class InferRequest:
     """A request of the protocol: the call, and how its answer is to be written.
@@ -78,7 +81,7 @@ class InferRequest:
     call: PredictCall
     id: str
     outputs: Mapping[str, RequestedOutput]
-    default: RequestedOutput = RequestedOutput()
+    default: RequestedOutput = AS_JSON
     timeout_s: float | None = None
 
     def wanted(self, name: str) -> RequestedOutput:
@@ -115,12 +118,17 @@ class Parameters:
     is_binary: bool = False
 
 
+NO_PARAMETERS = Parameters()
+
+
 def read_parameters(parameters: Mapping[str, Any]) -> Parameters:
     """Reads the parameters of a request.
 
     Raises:
         InvalidRequestError: one of the wrong type, or a name that Triton keeps for itself.
     """
+    if not parameters:
+        return NO_PARAMETERS
     for name in parameters:
         if name.startswith("triton_") and name != "triton_enable_empty_final_response":
             raise InvalidRequestError(
@@ -155,6 +163,10 @@ def whole_number(parameters: Mapping[str, Any], name: str) -> int:
     return value
 
 
+# A bool is an int to isinstance.
+_WHOLE = {int}
+
+
 def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], str]:
     """Returns (shape, our dtype) of an input's declaration.
 
@@ -166,8 +178,10 @@ def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], 
         raise InvalidRequestError(
             f"Input {name!r} has datatype {datatype!r}; there are {', '.join(DTYPES)}.", field=name
         )
-    if not isinstance(shape, list | tuple) or not all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape
+    if (
+        not isinstance(shape, list | tuple)
+        or not set(map(type, shape)) <= _WHOLE
+        or min(shape, default=0) < 0
     ):
         raise InvalidRequestError(
             f"Input {name!r} has shape {shape!r}; whole numbers from 0 are expected.", field=name

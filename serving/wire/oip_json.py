@@ -23,6 +23,8 @@ from serving.messages import (
 )
 from serving.wire import numbers
 from serving.wire.oip import (
+    AS_JSON,
+    AS_RAW,
     DATATYPES,
     DTYPES,
     InferRequest,
@@ -111,14 +113,12 @@ def decode_infer_request(
         request_id=head.id,
         priority=parameters.priority,
     )
-    return InferRequest(
-        call, head.id, head.outputs, _AS_WANTED[parameters.is_binary], parameters.timeout_s
-    )
+    default = AS_RAW if parameters.is_binary else AS_JSON
+    return InferRequest(call, head.id, head.outputs, default, parameters.timeout_s)
 
 
 # What is remembered of a client's heads is bounded: so many, of so many bytes.
 _MOST_KEPT_HEADS, _MOST_KEPT_HEAD = 256, 4096
-_AS_WANTED = {each: RequestedOutput(is_binary=each) for each in (False, True)}
 
 
 class _Declared(NamedTuple):
@@ -179,7 +179,7 @@ def _raw_request(body: bytes, target: Target, signature: Signature) -> InferRequ
     (spec,) = signature.inputs.values()
     shape = tuple(1 if size is None else size for size in spec.shape or (1,))
     call = PredictCall(target, {spec.name: decode_raw(body, spec.name, shape, spec.dtype)})
-    return InferRequest(call, "", {}, RequestedOutput(is_binary=True))
+    return InferRequest(call, "", {}, AS_RAW)
 
 
 def _declared(tensor: Any) -> _Declared:

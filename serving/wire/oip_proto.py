@@ -24,6 +24,7 @@ from serving.messages import (
     VersionStatistics,
 )
 from serving.wire.oip import (
+    AS_RAW,
     DATATYPES,
     DTYPES,
     InferRequest,
@@ -105,15 +106,16 @@ def decode_infer_request(body: bytes) -> InferRequest:
         )
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(request.inputs):
-        shape, dtype = check_shape(tensor.name, tensor.datatype, list(tensor.shape))
+        name = tensor.name
+        shape, dtype = check_shape(name, tensor.datatype, tuple(tensor.shape))
         if raw:
             if tensor.HasField("contents"):
                 raise InvalidRequestError(
-                    f"Input {tensor.name!r} has contents beside raw contents.", field=tensor.name
+                    f"Input {name!r} has contents beside raw contents.", field=name
                 )
-            inputs[tensor.name] = decode_raw(raw[index], tensor.name, shape, dtype)
+            inputs[name] = decode_raw(raw[index], name, shape, dtype)
         else:
-            inputs[tensor.name] = _typed(tensor, shape, dtype)
+            inputs[name] = _typed(tensor, shape, dtype)
     parameters = read_parameters(_values(request.parameters))
     outputs = {
         each.name: RequestedOutput(
@@ -121,23 +123,21 @@ def decode_infer_request(body: bytes) -> InferRequest:
         )
         for each in request.outputs
     }
-    return InferRequest(
-        call=PredictCall(
-            target=target_of(request.model_name, request.model_version),
-            inputs=inputs,
-            signature=parameters.signature,
-            outputs=tuple(outputs),
-            request_id=request.id,
-            priority=parameters.priority,
-        ),
-        id=request.id,
-        outputs=outputs,
-        default=RequestedOutput(is_binary=True),
-        timeout_s=parameters.timeout_s,
+    request_id = request.id
+    call = PredictCall(
+        target_of(request.model_name, request.model_version),
+        inputs,
+        parameters.signature,
+        tuple(outputs),
+        request_id=request_id,
+        priority=parameters.priority,
     )
+    return InferRequest(call, request_id, outputs, AS_RAW, parameters.timeout_s)
 
 
 def _values(parameters: Any) -> dict[str, Any]:
+    if not parameters:
+        return {}
     choices = {name: each.WhichOneof("parameter_choice") for name, each in parameters.items()}
     return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice}
 

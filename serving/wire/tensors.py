@@ -140,28 +140,30 @@ def decode_tensor(proto: Any, name: str) -> Array:
             f"Input {name!r} has type number {proto.dtype}, which is none that can be served.",
             field=name,
         )
-    if proto.tensor_shape.unknown_rank:
+    declared = proto.tensor_shape
+    if declared.unknown_rank:
         raise InvalidRequestError(f"Input {name!r} has a shape of unknown rank.", field=name)
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if any(size < 0 for size in shape):
+    shape = tuple([dim.size for dim in declared.dim])
+    if min(shape, default=0) < 0:
         raise InvalidRequestError(
             f"Input {name!r} has shape {list(shape)}; no size may be negative.", field=name
         )
     number = count_of(name, shape)
     field, numpy_type = _TYPES[dtype][1], numpy_type_of(dtype)
-    if not proto.tensor_content and number > LIMITS.repeated_elements:
+    content = proto.tensor_content  # once: reading it copies it
+    if not content and number > LIMITS.repeated_elements:
         _check_repeated(len(getattr(proto, field)), name, number)
     if dtype == "bytes":
         return _strings(proto, name, number).reshape(shape)
-    if proto.tensor_content:
+    if content:
         wanted = number * np.dtype(numpy_type).itemsize
-        if len(proto.tensor_content) != wanted:
+        if len(content) != wanted:
             raise InvalidRequestError(
                 f"tensor parsing error: {name}: shape {list(shape)} of {dtype} has {wanted} "
-                f"bytes; tensor_content has {len(proto.tensor_content)}.",
+                f"bytes; tensor_content has {len(content)}.",
                 field=name,
             )
-        return np.frombuffer(proto.tensor_content, dtype=numpy_type).reshape(shape)
+        return np.frombuffer(content, dtype=numpy_type).reshape(shape)
     return _typed(getattr(proto, field), dtype, numpy_type, number).reshape(shape)
 
 
