@@ -247,7 +247,18 @@ def _seconds(text: str) -> float:
 
 
 def publish_missing(base_path: Path, names: Sequence[str]) -> None:
-    """Publishes networks with fresh weights where they are missing."""
+    """Publishes networks with fresh weights where they are missing.
+
+    Raises:
+        SystemExit: a network has a version beside the one that is measured; it would be served.
+    """
+    for name in names:
+        others = [each.name for each in (base_path / name).glob("[2-9]*")]
+        if others:
+            raise SystemExit(
+                f"{base_path / name} has the versions {', '.join(sorted(others))} beside 1, and the "
+                "newest is served; remove them, or choose another --base-path."
+            )
     subprocess.run(
         [sys.executable, "-m", "benchmarks.untrained", str(base_path), *names],
         check=True,
