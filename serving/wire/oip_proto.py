@@ -4,8 +4,9 @@ Replies always carry raw tensors, one an output: tritonclient reads nothing else
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
@@ -44,9 +45,7 @@ from serving.wire.oip import (
 )
 from serving.wire.oip_json import STATES, version_number
 from serving.wire.pool import message, new_message, parse_message
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from serving.wire.tensors import varint
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -98,8 +97,7 @@ def decode_infer_request(body: bytes) -> InferRequest:
     Raises:
         InvalidRequestError: names the input at fault.
     """
-    request = parse("ModelInferRequest", body)
-    raw = list(request.raw_input_contents)
+    request, raw = _parse_apart("ModelInferRequest", body, "raw_input_contents", _RAW_INPUTS)
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
             f"{len(request.inputs)} inputs came with {len(raw)} raw contents."
@@ -187,7 +185,7 @@ def encode_infer_reply(
 def encode_stream_reply(response: bytes) -> bytes:
     """Server: a ModelStreamInferResponse around a ModelInferResponse that is written already."""
     # Field 2, length-delimited: what lies inside need not be read again.
-    return b"\x12" + _varint(len(response)) + response
+    return b"\x12" + varint(len(response)) + response
 
 
 def encode_stream_error(text: str, request_id: str) -> bytes:
@@ -301,36 +299,20 @@ def infer_request_head(call: PredictCall) -> bytes:
 def id_field(request_id: str) -> bytes:
     """Client: the field `id` of a ModelInferRequest; nothing for an empty one."""
     text = request_id.encode()
-    return b"".join((_ID, _varint(len(text)), text)) if text else b""
+    return b"".join((_ID, varint(len(text)), text)) if text else b""
 
 
 def raw_field(size: int) -> bytes:
     """Client: what stands before so many bytes in the field `raw_input_contents`."""
-    return _RAW_INPUT_CONTENTS + _varint(size)
+    return bytes([_RAW_INPUTS]) + varint(size)
 
 
-# Tags of the fields id (3) and raw_input_contents (7), length-delimited (2).
-_ID, _RAW_INPUT_CONTENTS = bytes([3 << 3 | 2]), bytes([7 << 3 | 2])
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+_ID = bytes([3 << 3 | 2])  # the tag of the field id (3), length-delimited (2)
 
 
 def decode_infer_reply(body: bytes) -> PredictReply:
     """Client: a ModelInferResponse; large raw contents are not copied."""
-    raw: Sequence[bytes | memoryview]
-    if len(body) < WORTH_TAKING_APART:
-        reply = parse("ModelInferResponse", body)
-        raw = reply.raw_output_contents
-    else:
-        head, raw = _without_raw(body)
-        reply = parse("ModelInferResponse", head)
+    reply, raw = _parse_apart("ModelInferResponse", body, "raw_output_contents", _RAW_OUTPUTS)
     if raw and len(raw) != len(reply.outputs):
         raise InvalidRequestError(f"{len(reply.outputs)} outputs came with {len(raw)} contents.")
     outputs = {}
@@ -429,15 +411,30 @@ def _seen(body: bytes, reply: PredictReply) -> _Seen | None:
     )
 
 
-# protobuf copies contents twice, which for a small answer costs less than to go around it.
+# protobuf copies contents twice, which for a small message costs less than to go around it.
 WORTH_TAKING_APART = 64 << 10
 
-# Tag of the field raw_output_contents (6), length-delimited (2).
-_RAW_OUTPUT_CONTENTS = 6 << 3 | 2
+# Tags of the fields raw_input_contents (7) and raw_output_contents (6), length-delimited (2).
+_RAW_INPUTS, _RAW_OUTPUTS = 7 << 3 | 2, 6 << 3 | 2
 
 
-def _without_raw(body: bytes) -> tuple[bytes, list[memoryview]]:
-    """Takes a ModelInferResponse apart: the message without raw contents, and those, not copied.
+def _parse_apart(
+    name: str, body: bytes, field: str, tag: int
+) -> tuple[Any, Sequence[bytes | memoryview]]:
+    """Reads a message, and its raw contents without a copy where they are large.
+
+    Raises:
+        InvalidRequestError: the bytes are no such message.
+    """
+    if len(body) < WORTH_TAKING_APART:
+        found = parse(name, body)
+        return found, list(getattr(found, field))
+    head, raw = _without_raw(name, body, tag)
+    return parse(name, head), raw
+
+
+def _without_raw(name: str, body: bytes, raw_tag: int) -> tuple[bytes, list[memoryview]]:
+    """Takes a message apart: without its raw contents, and those.
 
     Raises:
         InvalidRequestError: a field that goes beyond the message, or is of no message at all.
@@ -445,20 +442,22 @@ def _without_raw(body: bytes) -> tuple[bytes, list[memoryview]]:
     whole, raw, kept, place = memoryview(body), [], [], 0
     while place < len(body):
         begin = place
-        tag, place = _read_varint(body, place)
+        tag, place = _read_varint(name, body, place)
         match tag & 7:
             case 2:
-                length, place = _read_varint(body, place)
+                length, place = _read_varint(name, body, place)
                 end = place + length
             case 0:
-                end = _read_varint(body, place)[1]
+                end = _read_varint(name, body, place)[1]
             case 1 | 5 as width:
                 end = place + (8 if width == 1 else 4)
             case _:
-                raise InvalidRequestError("The answer is no ModelInferResponse.")
+                raise InvalidRequestError(f"These {len(body)} bytes are no {name}.")
         if end > len(body):
-            raise InvalidRequestError("The answer is no ModelInferResponse: it ends too early.")
-        if tag == _RAW_OUTPUT_CONTENTS:
+            raise InvalidRequestError(
+                f"These {len(body)} bytes are no {name}: the message ends too early."
+            )
+        if tag == raw_tag:
             raw.append(whole[place:end])
         else:
             kept.append(whole[begin:end])
@@ -466,7 +465,7 @@ def _without_raw(body: bytes) -> tuple[bytes, list[memoryview]]:
     return b"".join(kept), raw
 
 
-def _read_varint(body: bytes, place: int) -> tuple[int, int]:
+def _read_varint(name: str, body: bytes, place: int) -> tuple[int, int]:
     """A number, and where the next byte stands."""
     number = shift = 0
     while place < len(body) and shift < 64:
@@ -476,4 +475,4 @@ def _read_varint(body: bytes, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, place
         shift += 7
-    raise InvalidRequestError("The answer is no ModelInferResponse: a number has no end.")
+    raise InvalidRequestError(f"These {len(body)} bytes are no {name}: a number has no end.")

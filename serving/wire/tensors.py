@@ -54,6 +54,20 @@ ENUM_NAMES = {
 NAMES_OF_ENUM = {spelled: name for name, spelled in ENUM_NAMES.items()}
 
 
+# The fields float_val (5) and double_val (6), packed: their numbers lie as NumPy's do.
+_PACKED_TAGS = {"float32": b"\x2a", "float64": b"\x32"}
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
 def dtype_name(array: Array) -> str:
     """The project's name for an array's type: NumPy's, or "bytes" for objects and strings."""
     return _name_of(array.dtype)
@@ -111,6 +125,10 @@ def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
         )
     elif as_content:
         proto.tensor_content = array.tobytes()
+    elif name in _PACKED_TAGS:
+        # The field as it is written, and no number by way of Python: a tenth of the time.
+        content = array.tobytes()
+        proto.MergeFromString(_PACKED_TAGS[name] + varint(len(content)) + content)
     else:
         flat = array.ravel()
         if name in ("float16", "bfloat16"):

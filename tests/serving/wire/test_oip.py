@@ -297,3 +297,31 @@ def test_the_fast_path_is_taken_for_the_usual_request():
         assert numbers.read_tensors(body.encode()) is None
     twice = b'{"inputs": [{"name": "x", "datatype": "FP32", "data": [1], "data": [2]}]}'
     assert numbers.read_tensors(twice) is None
+
+
+def test_a_large_tensor_of_a_grpc_request_is_not_copied():
+    image = np.arange(3 * 20_000, dtype=np.float32).reshape(3, 20_000)
+    call = PredictCall(Target("m", 2), {"x": image, "y": image[:1]}, "s", ("z",), request_id="7")
+    body = oip_proto.encode_infer_request(call)
+    found = oip_proto.decode_infer_request(body)
+    assert (found.id, found.call.target, found.call.signature) == ("7", Target("m", 2), "s")
+    for name, array in call.inputs.items():
+        np.testing.assert_array_equal(found.call.inputs[name], array)
+        assert np.shares_memory(found.call.inputs[name], np.frombuffer(body, np.uint8))
+
+
+@given(st.data())
+def test_a_large_grpc_request_that_is_cut_or_damaged_is_refused_or_read_whole(data):
+    image = np.zeros((1, 20_000), np.float32)
+    body = bytearray(oip_proto.encode_infer_request(PredictCall(Target("m"), {"x": image})))
+    head = len(body) - image.nbytes
+    place = data.draw(st.integers(0, head - 1) | st.integers(len(body) - 10, len(body) - 1))
+    if data.draw(st.booleans()):
+        del body[place:]
+    else:
+        body[place] = data.draw(st.integers(0, 255))
+    try:
+        found = oip_proto.decode_infer_request(bytes(body))
+    except (InvalidRequestError, LimitExceededError, UnsupportedError):
+        return
+    assert all(array.nbytes in (0, image.nbytes) for array in found.call.inputs.values())
