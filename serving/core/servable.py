@@ -293,6 +293,8 @@ class Servable:
         tuned, throughput = tried(streams)
         may_try = (
             self.options.streams is None
+            # One batch at a time runs in the event loop.
+            and inline_rows(tuned.batch_s) < tuned.max_rows
             and not self.options.is_isolated
             and tuning.cores() > 1
             and compile_s < tuning.MOST_COMPILE_S

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from serving.core import servable as servables
 from serving.core import tuning
 from serving.core.servable import Servable, inline_rows
 from serving.messages import PredictCall, Target, VersionOptions
@@ -125,6 +126,7 @@ async def test_where_there_are_streams_a_batch_alone_has_all_cores(tmp_path, mon
     place = publish_tiny(tmp_path)
     monkeypatch.setattr(tuning, "cores", lambda: 2)
     monkeypatch.setattr(tuning, "worth", lambda row_s: 0.0)
+    monkeypatch.setattr(servables, "TINY_ROW_S", 0.0)
     call = PredictCall(Target("tiny"), {"image": np.ones((2, 2, 2, 1), np.float32)})
     for is_cached in (False, True):
         servable = Servable("tiny", 1, place, decoders=None)
@@ -147,6 +149,13 @@ async def test_where_there_are_streams_a_batch_alone_has_all_cores(tmp_path, mon
                 each.outputs["probabilities"], alone.outputs["probabilities"], rtol=1e-5
             )
         servable.close()
+    # What runs in the event loop needs no streams, however fast they are.
+    monkeypatch.setattr(servables, "TINY_ROW_S", 1.0)
+    monkeypatch.setattr(servables, "TINY_BATCH_S", 1.0)
+    monkeypatch.setattr(tuning, "RULES", "other")
+    in_loop = Servable("tiny", 1, place, decoders=None)
+    assert (in_loop.tuned.streams, in_loop.tuned.is_cached, in_loop._whole) == (1, False, None)
+    in_loop.close()
     # Who asks for a number gets that, once; more than there are cores are kept as so many.
     for asked_for, is_cached in ((2, False), (4, False), (4, True)):
         options = VersionOptions(streams=asked_for)
