@@ -136,9 +136,7 @@ class Servable:
         self._executor = ThreadPoolExecutor(
             self.tuned.streams, thread_name_prefix=f"{model}-{version}"
         )
-        self._inline_rows = 0
-        if self.is_batched and not options.is_isolated:
-            self._inline_rows = inline_rows(self.tuned.batch_s)
+        self._inline_rows = self._rows_here(self.tuned.batch_s) if self.is_batched else 0
         rows = options.max_batch_rows or self.tuned.max_rows
         sizes = options.batch_sizes
         self.batching = Batching(
@@ -294,7 +292,7 @@ class Servable:
         may_try = (
             self.options.streams is None
             # One batch at a time runs in the event loop.
-            and inline_rows(tuned.batch_s) < tuned.max_rows
+            and self._rows_here(tuned.batch_s) < tuned.max_rows
             and not self.options.is_isolated
             and tuning.cores() > 1
             and compile_s < tuning.MOST_COMPILE_S
@@ -309,6 +307,11 @@ class Servable:
             self._loaded.close()
             self._loaded, self._whole = first, None
         return tuned
+
+    def _rows_here(self, batch_s: Mapping[int, float]) -> int:
+        """Rows of the largest batch that runs in the event loop; see `inline_rows`."""
+        # An engine in a process of its own may stop answering, and the loop must not wait for it.
+        return 0 if hasattr(self._loaded, "process_id") else inline_rows(batch_s)
 
     # --- asking
 

@@ -330,6 +330,14 @@ async def test_an_isolated_engine_answers_the_same_and_may_die(repository, tiny)
     worker = servable._loaded.process_id
     assert worker not in (None, os.getpid())
     assert servable.worker_bytes() > 10e6
+    # While it does not answer, the event loop goes on.
+    os.kill(worker, signal.SIGSTOP)
+    waiting = asyncio.create_task(ask())
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    assert not waiting.done()
+    os.kill(worker, signal.SIGCONT)
+    np.testing.assert_allclose(await waiting, expected, atol=1e-5)
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(EngineError, match="the next request starts another"):
         await ask()
