@@ -255,7 +255,8 @@ def publish_missing(base_path: Path, names: Sequence[str]) -> None:
         SystemExit: a network has a version beside the one that is measured; it would be served.
     """
     for name in names:
-        others = [each.name for each in (base_path / name).glob("[2-9]*")]
+        found = (each.name for each in (base_path / name).glob("*"))
+        others = [each for each in found if each.isdecimal() and each != "1"]
         if others:
             raise SystemExit(
                 f"{base_path / name} has the versions {', '.join(sorted(others))} beside 1, and the "

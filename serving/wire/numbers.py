@@ -116,7 +116,7 @@ def read_tensors(body: bytes) -> dict[str, Any] | None:
     if (
         parser_class is None
         or body.count(b"[") + body.count(b"{") > LIMITS.json_depth
-        # simdjson reads it as 1.0, which no input of floats takes; false has an f, too, and an a.
+        # simdjson reads them as 1.0 and 0.0, which no input of floats takes.
         or b"true" in body
         or b"false" in body
     ):

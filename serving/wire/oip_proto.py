@@ -105,7 +105,7 @@ def decode_infer_request(body: bytes) -> InferRequest:
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(request.inputs):
         name = tensor.name
-        shape, dtype = check_shape(name, tensor.datatype, tuple(tensor.shape))
+        shape, dtype = check_shape(name, tensor.datatype, list(tensor.shape))
         if raw:
             if tensor.HasField("contents"):
                 raise InvalidRequestError(
