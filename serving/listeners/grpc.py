@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from serving.listeners.http2 import (
+    ENDED,
     Data,
     Exchange,
     Fields,
@@ -153,7 +154,7 @@ class GrpcListener:
         most = self._max_message_bytes
         if head.refusal:
             connection.reply(stream, head.refusal, b"", literal(b"x-reason", b"no gRPC"))
-            return _Refused()
+            return ENDED
         if (handler := self._routes.get(head.path)) is not None:
             return _Unary(connection, stream, head, handler, most)
         if (handler := self._streams.get(head.path)) is not None:
@@ -161,7 +162,7 @@ class GrpcListener:
         if (watch := self._watches.get(head.path)) is not None:
             return _Watched(connection, stream, head, watch, most)
         connection.reply(stream, _ANSWER, b"", trailers(UNIMPLEMENTED, f"No method {head.path}."))
-        return _Refused()
+        return ENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,22 +523,6 @@ class _Watched(_Reading):
     async def _tell(self, answers: AsyncIterator[bytes]) -> None:
         async for answer in answers:
             await self._say(answer)
-
-
-class _Refused:
-    """A call that has its answer already."""
-
-    def receive(self, data: Data) -> None:
-        """Nobody reads it."""
-
-    def end(self) -> None:
-        """It has been answered."""
-
-    def cancel(self) -> None:
-        """Nothing runs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
 
 class _Closed(asyncio.Protocol):

@@ -102,6 +102,25 @@ class Exchange(Protocol):
         ...
 
 
+class Ended:
+    """An exchange that has its answer. It takes a real one's place: that and its stream let go."""
+
+    def receive(self, data: Data) -> None:
+        """Nobody reads it."""
+
+    def end(self) -> None:
+        """It has been answered."""
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
+ENDED = Ended()
+
+
 @dataclass(slots=True, eq=False)
 class Stream:
     """One stream that is open.
@@ -549,6 +568,7 @@ class Http2Connection(asyncio.Protocol):
         """The client has given a stream up."""
         self._forget(stream)
         task = stream.exchange.cancel()
+        stream.exchange = ENDED
         if task is not None and not task.done():
             self._lingering += 1
             task.add_done_callback(self._lingered)
@@ -703,6 +723,7 @@ class Http2Connection(asyncio.Protocol):
             # The answer is out, so the rest of the request is not needed (section 8.1).
             self._reset(stream.id, NO_ERROR)
         self._forget(stream)
+        stream.exchange = ENDED
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:

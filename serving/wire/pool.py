@@ -28,10 +28,21 @@ def pool() -> DescriptorPool:
     return made
 
 
+# protobuf knows the classes of messages in messages by weak references alone: each collection of
+# garbage would take them, and the next request make them again.
+_kept: dict[str, Any] = {}
+
+
 @cache
 def message(full_name: str) -> Any:
     """The class of a message, e.g. "tensorflow.serving.PredictRequest"."""
-    return GetMessageClass(pool().FindMessageTypeByName(full_name))
+    found = [pool().FindMessageTypeByName(full_name)]
+    while found:
+        descriptor = found.pop()
+        if descriptor.full_name not in _kept:
+            _kept[descriptor.full_name] = GetMessageClass(descriptor)
+            found += [each.message_type for each in descriptor.fields if each.message_type]
+    return _kept[full_name]
 
 
 def parse_message(full_name: str, body: bytes) -> Any:
