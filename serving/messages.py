@@ -333,7 +333,7 @@ class VersionOptions:
     streams: int | None = None
     joins_foreign: bool = False
     is_tuned: bool = True
-    latency_target_s: float = 0.5
+    latency_target_s: float = 1.0
     max_queued_rows: int = 4096
     max_queue_s: float = 20.0
     default_timeout_s: float | None = None

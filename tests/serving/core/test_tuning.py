@@ -67,6 +67,17 @@ def test_a_batch_that_takes_longer_than_the_target_is_not_used():
     assert tuple(found) == (1, 2, 4)
 
 
+def test_a_long_batch_runs_once_more_than_it_needs_to_prepare():
+    seen = []
+
+    def run(inputs):
+        seen.append(len(inputs["image"]))
+        time.sleep(0.21)
+
+    tuning.measure(run, IMAGES, latency_target_s=0.1, streams=1, until=far())
+    assert seen == [1, 1]
+
+
 def test_measuring_ends_with_its_budget():
     found = tuning.measure(
         lambda inputs: time.sleep(0.01),
