@@ -7,6 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
@@ -35,6 +36,7 @@ _JOINED_UP_TO = 64 << 10
 
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 _JSON = (("content-type", "application/json"),)
+_STAYS = ("", "connection: keep-alive\r\n")
 # Fields that say more of the connection than of the request.
 _NOT_KEPT = frozenset(("expect", "transfer-encoding", "upgrade"))
 
@@ -62,6 +64,7 @@ class HttpListener:
         self.max_connections = max_connections
         self.connections: set[_Connection] = set()
         self.is_stopping = False
+        self.date = _date()
         self._bound = bound
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -94,6 +97,7 @@ class HttpListener:
         """Closes connections on which nothing happens; one clock for all costs no timer each."""
         while True:
             await asyncio.sleep(1.0)
+            self.date = _date()
             now = time.monotonic()
             for connection in tuple(self.connections):
                 if now >= connection.give_up_at:
@@ -118,6 +122,8 @@ class _Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_in_head = False
         self._is_in_body = False
+        # To a client of HTTP/1.0 an answer ends with its connection, unless it is told otherwise.
+        self._is_to_say_stays = False
         self._head_bytes = 0
         self._received = 0.0
         self._last: HttpRequest | None = None
@@ -238,9 +244,14 @@ class _Connection(asyncio.Protocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One field."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        """One field; those of one name are one list (RFC 9110, 5.3)."""
         self._count_head(len(name) + len(value) + 4)
+        if self._is_in_body:
+            # A trailer: what comes behind the body says nothing of how to read it (6.5.1).
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        before = self._headers.get(key)
+        self._headers[key] = text if before is None else f"{before}, {text}"
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -286,6 +297,7 @@ class _Connection(asyncio.Protocol):
         )
         self._parts = []
         stays = self._parser.should_keep_alive()
+        self._is_to_say_stays = self._parser.get_http_version() == "1.0"
         if stays:
             self._last = request
         self._take(request, stays=stays)
@@ -364,8 +376,9 @@ class _Connection(asyncio.Protocol):
                 [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
             )
         begin = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
-        end = "" if stays else "connection: close\r\n"
-        text = f"{begin}{fields}{end}content-length: {len(body)}\r\n\r\n"
+        end = _STAYS[self._is_to_say_stays] if stays else "connection: close\r\n"
+        date = self._listener.date
+        text = f"{begin}{date}{fields}{end}content-length: {len(body)}\r\n\r\n"
         head = text.encode("latin-1", "replace")
         if not has_body:
             self._transport.write(head)
@@ -416,6 +429,11 @@ class _Known(NamedTuple):
 
 class _RefusedError(Exception):
     """Raised within the parser: a status and a text."""
+
+
+def _date() -> str:
+    """The field that every answer begins with (RFC 9110, 6.6.1)."""
+    return f"date: {formatdate(usegmt=True)}\r\n"
 
 
 def _one_line(value: str) -> str:

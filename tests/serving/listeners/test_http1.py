@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import io
 import random
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -134,6 +136,22 @@ async def test_one_connection_serves_many_requests_and_tells_them_apart(connect,
     assert handler.requests[1].headers["x-twice"] == "1"
 
 
+async def test_fields_of_one_name_are_one_list(connect, handler):
+    client = await connect(get("/", "Accept-Encoding: br", "X-Id: 1", "accept-encoding: gzip"))
+    await client.answer()
+    assert handler.requests[0].headers["accept-encoding"] == "br, gzip"
+
+
+async def test_an_answer_says_when_it_was_given(connect, listener):
+    client = await connect(get())
+    given = parsedate_to_datetime((await client.answer()).headers["date"])
+    assert abs(given - datetime.now(UTC)) < timedelta(seconds=5)
+    listener.date = "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+    async with asyncio.timeout(5):
+        while "1970" in listener.date:
+            await asyncio.sleep(0.05)
+
+
 async def test_requests_sent_ahead_are_answered_in_order(connect):
     client = await connect(b"".join(get(f"/{n}") for n in range(100)))
     assert [(await client.answer()).body for _ in range(100)] == [
@@ -154,6 +172,7 @@ async def test_a_request_may_come_in_pieces(connect, handler, cut):
         await client.writer.drain()
     assert [(await client.answer()).status for _ in range(2)] == [200, 200]
     assert [each.body for each in handler.requests] == [b"abc12345", b"0123456789"]
+    assert "trailer" not in handler.requests[0].headers
 
 
 async def test_a_client_that_asks_whether_to_go_on_is_told(connect, handler):
@@ -184,6 +203,15 @@ async def test_a_client_that_wants_one_answer_gets_one(connect, sent):
     answer = await client.answer()
     assert answer.headers["connection"] == "close"
     assert await client.is_closed()
+
+
+async def test_a_client_of_http_1_0_that_stays_is_told_that_it_may(connect):
+    """Without that word it would read until the connection ends, as ApacheBench does."""
+    asked = get("/", "Connection: keep-alive").replace(b"1.1", b"1.0")
+    client = await connect(asked)
+    for _ in range(3):
+        assert (await client.answer()).headers["connection"] == "keep-alive"
+        client.writer.write(asked)
 
 
 REFUSED = {
