@@ -179,6 +179,8 @@ async def _serve(
     await repository.refresh()
     if not repository.models():
         log.warning("no model yet; waiting for one")
+    for why in repository.empty():
+        log.warning("%s", why)
     service.open()
     if grpc is not None:
         await grpc.start()

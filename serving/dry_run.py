@@ -66,10 +66,10 @@ async def _loaded(settings: Settings) -> dict[str, Any]:
         repository = Repository(source_of(settings), load, shelves=shelves)
         await repository.refresh()
         versions = [
-            _described(repository, model, status.version, took)
+            _described(repository, model.model, status.version, took)
             | {"state": str(status.state), "reason": status.error_message}
-            for model in repository.models()
-            for status in repository.status(Target(model)).versions
+            for model in repository.statuses()
+            for status in model.versions
         ]
         await repository.close()
     return {

@@ -130,15 +130,20 @@ class Repository:
             if not model.servables:
                 if any(each.state in _COMING for each in model.statuses.values()):
                     raise NotReadyError(f"Model {target.model!r} is loading.")
-                raise ModelNotFoundError(
-                    target.model,
-                    message=f"No version of model {target.model!r} can be served: "
-                    f"{self._reasons(model)}",
-                )
+                raise ModelNotFoundError(target.model, message=self._none_serves(target.model))
             version = max(model.servables)
         if version not in model.servables:
             raise VersionNotFoundError(target.model, version, model.servables)
         return model.servables[version]
+
+    def empty(self) -> tuple[str, ...]:
+        """Of each model that nothing serves: why."""
+        return tuple(
+            self._none_serves(name) for name in self.models() if not self._models[name].servables
+        )
+
+    def _none_serves(self, name: str) -> str:
+        return f"No version of model {name!r} can be served: {self._reasons(self._models[name])}"
 
     def _reasons(self, model: _Model) -> str:
         reasons = [
@@ -156,14 +161,22 @@ class Repository:
             ModelNotFoundError, VersionNotFoundError: it was never seen.
         """
         model = self._model(target.model)
-        statuses = dict(sorted(model.statuses.items(), reverse=True))
         if target.version is not None:
-            if target.version not in statuses:
-                raise VersionNotFoundError(target.model, target.version, statuses)
-            statuses = {target.version: statuses[target.version]}
-        return ModelStatus(
-            model=target.model, versions=tuple(statuses.values()), labels=model.labels
-        )
+            if target.version not in model.statuses:
+                raise VersionNotFoundError(target.model, target.version, model.statuses)
+            return ModelStatus(target.model, (model.statuses[target.version],), model.labels)
+        if not model.statuses:
+            raise ModelNotFoundError(target.model, message=self._none_serves(target.model))
+        return self._status(target.model)
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """The states of all models' versions, also of models that have none."""
+        return tuple(self._status(name) for name in self.models())
+
+    def _status(self, name: str) -> ModelStatus:
+        model = self._models[name]
+        newest_first = sorted(model.statuses.items(), reverse=True)
+        return ModelStatus(name, tuple(status for _, status in newest_first), model.labels)
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The versions of a model that serve, ascending."""

@@ -204,6 +204,10 @@ class Service:
         """The states of a model's versions."""
         return self._repository.status(target)
 
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """The states of all models' versions."""
+        return self._repository.statuses()
+
     def models(self) -> tuple[str, ...]:
         """The names of all models."""
         return self._repository.models()

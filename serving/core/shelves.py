@@ -62,6 +62,8 @@ class Folder:
 
     def versions(self) -> Mapping[int, Path]:
         """The numbered folders."""
+        # One that is not there is not an empty one: what serves from it goes on.
+        self._path.stat()
         return list_versions(self._path)
 
     def labels(self) -> Mapping[str, int]:

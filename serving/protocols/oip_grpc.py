@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from serving.messages import Target
 from serving.protocols.oip_rest import default_signature
 from serving.protocols.service import Administration, Service, required
 from serving.protocols.status import GrpcMethod, text_of
@@ -92,8 +91,7 @@ class OipGrpc:
 
     async def _index(self, request: GrpcRequest) -> bytes:
         asked = oip_proto.parse("RepositoryIndexRequest", request.body)
-        statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
-        return oip_proto.encode_index(statuses, only_ready=asked.ready)
+        return oip_proto.encode_index(self._service.statuses(), only_ready=asked.ready)
 
     async def _load(self, request: GrpcRequest) -> bytes:
         model = oip_proto.decode_load_request("RepositoryModelLoadRequest", request.body)

@@ -108,8 +108,9 @@ class OipRest:
     def _index(self, request: HttpRequest) -> HttpResponse:
         document = loads(request.body) if request.body.strip() else {}
         only_ready = isinstance(document, dict) and document.get("ready") is True
-        statuses = tuple(self._service.status(Target(name)) for name in self._service.models())
-        return HttpResponse(200, JSON, oip_json.encode_index(statuses, only_ready=only_ready))
+        return HttpResponse(
+            200, JSON, oip_json.encode_index(self._service.statuses(), only_ready=only_ready)
+        )
 
     async def _change(self, match: re.Match[str], request: HttpRequest) -> HttpResponse:
         oip_json.check_load_request(request.body)

@@ -53,6 +53,10 @@ class Service(Protocol):
         """The states of a model's versions."""
         ...
 
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """The states of all models' versions."""
+        ...
+
     def models(self) -> tuple[str, ...]:
         """The names of all models."""
         ...

@@ -10,17 +10,24 @@ import pytest
 from serving.core.repository import Repository
 from serving.core.servable import Servable
 from serving.core.service import Service
-from serving.core.sources import BasePath
+from serving.core.sources import BasePath, Configured
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     LabelNotFoundError,
+    LoadError,
     ModelNotFoundError,
     NotReadyError,
     SignatureNotFoundError,
     VersionNotFoundError,
 )
-from serving.messages import ClassifyImagesCall, PredictCall, Target, VersionOptions
+from serving.messages import (
+    ClassifyImagesCall,
+    ModelSettings,
+    PredictCall,
+    Target,
+    VersionOptions,
+)
 from tests.serving.published import logits_of, publish_tiny, softmax
 from zoo.artifact import GOLDEN, write_labels
 
@@ -186,6 +193,46 @@ async def test_a_base_path_that_goes_away_for_a_moment_unloads_nothing(repositor
     await repository.refresh()
     assert repository.find(Target("tiny")).version == 1
     tmp_path.with_suffix(".away").rename(tmp_path)
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """Makes the source of one model by name, whose base path is `tmp_path / "tiny"`."""
+    return Configured([ModelSettings("tiny", str(tmp_path / "tiny"))])
+
+
+async def test_a_configured_base_path_that_goes_away_for_a_moment_unloads_nothing(
+    repository, tmp_path, configured, caplog
+):
+    publish_tiny(tmp_path)
+    await repository.replace(configured.models().values())
+    (tmp_path / "tiny").rename(tmp_path / "away")
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+    assert "tiny cannot be read: No such file or directory; what serves goes on" in caplog.text
+    (tmp_path / "away").rename(tmp_path / "tiny")
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+
+
+async def test_a_model_without_versions_has_no_status_and_says_why(
+    repository, tmp_path, configured
+):
+    with pytest.raises(LoadError, match="tiny cannot be read: No such file"):
+        await repository.replace(configured.models().values())
+    with pytest.raises(ModelNotFoundError, match="tiny cannot be read: No such file"):
+        repository.status(Target("tiny"))
+    (tmp_path / "tiny").mkdir()
+    await repository.refresh()
+    with pytest.raises(ModelNotFoundError, match=f"there is none in {tmp_path / 'tiny'}"):
+        repository.status(Target("tiny"))
+    (why,) = repository.empty()
+    assert f"there is none in {tmp_path / 'tiny'}" in why
+    assert [(each.model, each.versions) for each in repository.statuses()] == [("tiny", ())]
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    assert [each.version for each in repository.status(Target("tiny")).versions] == [1]
+    assert repository.empty() == ()
 
 
 async def test_a_model_that_is_removed_is_unloaded(repository, tmp_path):

@@ -24,6 +24,7 @@ from serving.messages import (
     ModelStatus,
     PredictReply,
     Signature,
+    Target,
     TensorSpec,
     VersionState,
     VersionStatus,
@@ -146,6 +147,9 @@ class FakeService:
         versions = (version,) if target.version else (2, 1)
         states = tuple(VersionStatus(each, VersionState.AVAILABLE) for each in versions)
         return ModelStatus("m", states, {"stable": 1})
+
+    def statuses(self):
+        return (self.status(Target("m")),)
 
     def models(self):
         return ("m",)
