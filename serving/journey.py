@@ -23,7 +23,9 @@ class Journey:
         traceparent: The caller's trace context (W3C), or "".
         priority: From the caller's header; 0 is the default.
         received: When it came, on the monotonic clock.
-        kind: "predict" or "classify"; "" for anything else, which is not observed further.
+        kind: "predict", "classify", "explain" or "layers"; "unread" for what failed before it was
+            known; "" for anything else, which is not observed further.
+        method: TensorFlow Serving's word for what was asked.
         model: The model that was asked.
         version: The version that answered, 0 for none.
         rows: Rows (images) answered.
@@ -32,6 +34,7 @@ class Journey:
         outcome: How the answer came about.
         timings: Where the time went.
         answered: When the service had its answer, on the monotonic clock.
+        is_counted: Whether the metrics have it.
     """
 
     protocol: str = "direct"
@@ -40,6 +43,7 @@ class Journey:
     priority: int = 0
     received: float = field(default_factory=time.monotonic)
     kind: str = ""
+    method: str = "Predict"
     model: str = ""
     version: int = 0
     rows: int = 0
@@ -48,6 +52,15 @@ class Journey:
     outcome: str = Outcome.DIRECT
     timings: Timings = NO_TIME
     answered: float = 0.0
+    is_counted: bool = False
+
+    def failed(self, code: str, error: str) -> None:
+        """The answer is an error."""
+        self.code, self.error = code, error
+        if not self.is_counted:
+            # The service has not seen it: it could not be read.
+            self.kind = self.kind or "unread"
+            self.outcome = Outcome.FAILED
 
 
 current: ContextVar[Journey | None] = ContextVar("journey", default=None)

@@ -32,8 +32,8 @@ UNKNOWN = "unknown"
 
 # TensorFlow Serving's bounds, in microseconds: 10 * 1.8 ** i.
 TFS_BUCKETS = tuple(10 * 1.8**power for power in range(33))
-# How TensorFlow Serving names what was asked, and through which door.
-_TFS_API = {"tfs_grpc": ("Predict", "GRPC"), "tfs_rest": ("predict", "REST")}
+# TensorFlow Serving's words for the doors; through REST it has its methods in lower case.
+_TFS_DOORS = {"tfs_grpc": "GRPC", "tfs_rest": "REST"}
 
 
 class _Times:
@@ -78,8 +78,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_Requests(self))
         self.series: dict[tuple[str, int, str], _Series] = {}
-        # What TensorFlow Serving measures, by model and protocol, in microseconds.
-        self.latencies: dict[tuple[str, str], _Times] = {}
+        # What TensorFlow Serving measures, by model, protocol and method, in microseconds.
+        self.latencies: dict[tuple[str, str, str], _Times] = {}
         self.active = 0
         self._drift_images = Counter(
             "convzoo_drift_images_total",
@@ -112,6 +112,7 @@ class Metrics:
 
     def answered(self, journey: Journey) -> None:
         """A request got its answer from the service; it is not encoded yet."""
+        journey.is_counted = True
         series = self._series_of(journey)
         series.requests[journey.kind, "OK", journey.outcome] += 1
         series.rows += journey.rows
@@ -122,8 +123,8 @@ class Metrics:
             queue.add(timings.queue_s)
         if timings.execute_s:
             execute.add(timings.execute_s)
-        if journey.kind == "predict" and journey.protocol in _TFS_API:
-            key = (journey.model, journey.protocol)
+        if journey.kind == "predict" and journey.protocol in _TFS_DOORS:
+            key = (journey.model, journey.protocol, journey.method)
             if (times := self.latencies.get(key)) is None:
                 times = self.latencies[key] = _Times(TFS_BUCKETS)
             times.add((journey.answered - journey.received) * 1e6)
@@ -134,6 +135,7 @@ class Metrics:
 
     def failed(self, journey: Journey) -> None:
         """A request got an error."""
+        journey.is_counted = True
         self._series_of(journey).requests[journey.kind, journey.code, journey.outcome] += 1
 
     def drift_images(self, model: str, version: int, outcome: str, images: int) -> None:
@@ -209,9 +211,11 @@ def _as_tensorflow_serving(metrics: Metrics) -> Iterator[str]:
     name = ":tensorflow:serving:request_latency"
     bounds = [f"{bound:g}" for bound in TFS_BUCKETS]
     yield f"# TYPE {name} histogram"
-    for model, protocol in sorted(metrics.latencies):
-        times = metrics.latencies[model, protocol]
-        api, door = _TFS_API[protocol]
+    for (model, protocol, method), times in sorted(
+        metrics.latencies.items(), key=lambda each: each[0]
+    ):
+        door = _TFS_DOORS[protocol]
+        api = method if door == "GRPC" else method.lower()
         labels = f'model_name="{_text(model)}",API="{api}",entrypoint="{door}"'
         for bound, below in times.cumulative(bounds):
             yield f'{name}_bucket{{{labels},le="{bound}"}} {below}'

@@ -57,9 +57,8 @@ class Observer:
         if journey.code == "OK":
             if journey.kind:
                 self._metrics.encoded(journey, ended - journey.answered)
-        elif not journey.kind:
-            # Nothing could be made of it, so the service has not counted it.
-            journey.kind, journey.model, journey.outcome = "unread", UNKNOWN, Outcome.FAILED
+        elif not journey.is_counted:
+            journey.model = journey.model or UNKNOWN
             self._metrics.failed(journey)
         if self._tracer is not None and journey.kind:
             self._tracer.finished(journey, ended)

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from serving.config import Settings
 from serving.errors import ConfigError
 from serving.messages import ModelSettings, VersionOptions
 from serving.model_config import read_text_proto
+from zoo.artifact import first_fault
 from zoo.errors import UsageError
 from zoo.suggest import unknown
 from zoo.url import Url, place_of
@@ -112,16 +115,20 @@ def translate(
     """
     flags, notes = _read(arguments)
     environment = os.environ if environment is None else environment
+    if "MODEL_NAME" in environment or "MODEL_BASE_PATH" in environment:
+        # The image's entry point puts these before the container's arguments.
+        name = environment.get("MODEL_NAME", "model")
+        folder = environment.get("MODEL_BASE_PATH", "/models")
+        flags = {
+            "rest_api_port": 8501,
+            "model_name": name,
+            "model_base_path": f"{folder}/{name}",
+        } | flags
     if not {"model_config_file", "model_base_path"} & set(flags):
-        if "MODEL_NAME" not in environment and "MODEL_BASE_PATH" not in environment:
-            raise ConfigError(
-                "Neither --model_base_path nor --model_config_file is given, nor MODEL_NAME and "
-                "MODEL_BASE_PATH in the environment."
-            )
-        # As the image's entry point has it.
-        name = flags.setdefault("model_name", environment.get("MODEL_NAME", "model"))
-        flags["model_base_path"] = f"{environment.get('MODEL_BASE_PATH', '/models')}/{name}"
-        flags.setdefault("rest_api_port", 8501)
+        raise ConfigError(
+            "Neither --model_base_path nor --model_config_file is given, nor MODEL_NAME and "
+            "MODEL_BASE_PATH in the environment."
+        )
     version_options = replace(_batching(flags, notes), **(options or {}))
     # Polling stops below 0 in TensorFlow Serving; 0 looks once.
     poll_s = flags.get("file_system_poll_wait_seconds", 1.0)
@@ -151,7 +158,23 @@ def translate(
         settings["metrics_path"] = _monitoring(Path(flags["monitoring_config_file"]), notes)
     if flags.get("ssl_config_file"):
         settings["grpc_tls"] = _tls(Path(flags["ssl_config_file"]))
-    return Translated(Settings.model_validate(settings | own), tuple(notes))
+    try:
+        return Translated(Settings.model_validate(settings | own), tuple(notes))
+    except ValidationError as error:
+        raise ConfigError(_wrong(error)) from error
+
+
+# Flags by the setting that they become, where that has bounds.
+_FLAG_OF = {
+    "grpc_port": "--port",
+    "rest_port": "--rest_api_port",
+    "default_timeout_s": "--rest_api_timeout_in_ms",
+}
+
+
+def _wrong(error: ValidationError) -> str:
+    name, _, rest = first_fault(error).partition(":")
+    return f"{_FLAG_OF.get(name, name)}:{rest}"
 
 
 def _base_path(text: str) -> str:
@@ -180,7 +203,9 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             flags[name] = _READERS[DONE[name]](name, value)
         elif name in FIXED:
             expected, reason = FIXED[name]
-            if (value or "true").lower() != expected:
+            said = (value or "true").lower()
+            alike = next((each for each in (_TRUE, _FALSE) if said in each), (said,))
+            if expected not in alike:
                 raise ConfigError(f"--{name}={value or 'true'} cannot be had: {reason}.")
         else:
             notes.append(f"--{name} changes nothing: {NOTES[name]}")
@@ -233,6 +258,8 @@ def _file(name: str, path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8: byte {error.start}.") from error
     return read_text_proto(name, text, path)
 
 

@@ -56,8 +56,9 @@ class _Model:
     labels: Mapping[str, int] = field(default_factory=dict)
     # A folder that failed is tried again only when it is another folder than it was.
     failed: dict[int, tuple[object, ...]] = field(default_factory=dict)
-    # Why its place could not be looked at the last time.
+    # Why its place could not be looked at the last time, and where its labels should have pointed.
     trouble: str = ""
+    waiting_labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,24 +399,22 @@ class Repository:
         self, name: str, model: _Model, wanted: Mapping[str, int]
     ) -> Mapping[str, int]:
         """Labels move only to versions that serve; until then they stay where they are."""
-        labels = {}
+        labels, waiting = {}, {}
         for label, version in wanted.items():
-            before = model.labels.get(label)
             if version in model.servables:
                 labels[label] = version
-            elif before in model.servables:
+                continue
+            waiting[label] = version
+            stays = ""
+            if (before := model.labels.get(label)) in model.servables and before is not None:
                 labels[label] = before
+                stays = f"; it stays on {before}"
+            if model.waiting_labels.get(label) != version:
                 log.warning(
-                    "label %s of %s stays on version %d: %d does not serve",
-                    *(label, name, before, version),
+                    "label %s of %s points to version %d, which does not serve%s",
+                    *(label, name, version, stays),
                 )
-            else:
-                log.warning(
-                    "label %s of %s points to version %d, which does not serve",
-                    label,
-                    name,
-                    version,
-                )
+        model.waiting_labels = waiting
         return labels
 
     async def _ensure(self, name: str, model: _Model, version: int, found: _Found) -> bool:

@@ -79,7 +79,8 @@ class Service:
                     call.priority or journey.priority,
                 )
             )
-            self._answered(journey, reply, as_batch_rows(next(iter(call.inputs.values()))))
+            first = next(iter(call.inputs.values()), None)
+            self._answered(journey, reply, 1 if first is None else as_batch_rows(first))
         return reply
 
     async def classify_images(self, call: ClassifyImagesCall) -> ClassifyImagesReply:

@@ -158,7 +158,7 @@ def _handler(
             code = grpc_code(error)
             journey.request_id = journey.request_id or uuid.uuid4().hex
             trailers += facts_of(error)
-            journey.code, journey.error = CODE_NAMES[code], str(error)
+            journey.failed(CODE_NAMES[code], str(error))
             response = GrpcResponse(code=code, message=text_of(error, journey.request_id))
             if isinstance(error, OverloadedError):
                 if delay_s := pacing.delay_s():

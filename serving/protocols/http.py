@@ -96,7 +96,7 @@ def build_http(
             response = await answer(request, journey)
         except Exception as error:  # noqa: BLE001 - text_of logs what is a defect
             journey.request_id = journey.request_id or uuid.uuid4().hex
-            journey.code, journey.error = CODE_NAMES[grpc_code(error)], str(error)
+            journey.failed(CODE_NAMES[grpc_code(error)], str(error))
             if isinstance(error, OverloadedError | NotReadyError):
                 if isinstance(error, OverloadedError) and (delay_s := pacing.delay_s()):
                     await asyncio.sleep(delay_s)

@@ -86,9 +86,10 @@ def _timed(call: PredictCall, request: HttpRequest, deadline: float | None) -> P
 def _target(match: re.Match[str]) -> Target:
     if not match["model"]:
         raise InvalidRequestError("Missing model name in request.", field="model")
-    version = int(match["version"]) if match["version"] else None
-    if version is not None and version > LARGEST_VERSION:
-        raise InvalidRequestError(f"Version {version} is no 64-bit number.", field="version")
+    digits = (match["version"] or "").lstrip("0")
+    if len(digits) > len(str(LARGEST_VERSION)) or int(digits or 0) > LARGEST_VERSION:
+        raise InvalidRequestError(f"Version {digits[:40]} is no 64-bit number.", field="version")
+    version = int(digits or 0) if match["version"] else None
     label = unquote(match["label"]) if match["label"] else None
     return Target(unquote(match["model"]), version, label)
 

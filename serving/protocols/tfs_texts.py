@@ -9,9 +9,10 @@ from serving.errors import (
     ModelNotFoundError,
     SignatureNotFoundError,
 )
+from serving.journey import current
 from serving.messages import DEFAULT_SIGNATURE, PredictCall, PredictReply, Target
 from serving.protocols.service import Service
-from serving.wire.examples import check_signature
+from serving.wire.examples import CLASSIFY, check_signature
 
 
 class asking:  # noqa: N801 - reads as a statement; a generator would take three times as long
@@ -76,4 +77,6 @@ async def answer_examples(service: Service, call: PredictCall, method: str) -> P
             field="signature_name",
         )
     check_signature(signatures[name], method)
+    if (journey := current.get()) is not None:
+        journey.method = "Classify" if method == CLASSIFY else "Regress"
     return await service.predict(call)

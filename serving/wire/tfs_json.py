@@ -90,6 +90,9 @@ def loads(body: bytes) -> Any:
         ) from error
     except RecursionError as error:
         raise InvalidRequestError("JSON Parse error: The document is nested too deep") from error
+    except ValueError as error:
+        # Python reads no whole number of thousands of digits.
+        raise InvalidRequestError("JSON Parse error: A number has too many digits") from error
 
 
 def _check_depth(body: bytes) -> None:

@@ -2,14 +2,19 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from serving.core.repository import Repository
+from serving.core.servable import Servable
+from serving.core.service import Service
+from serving.core.sources import BasePath
 from serving.errors import DeadlineExceededError, InvalidRequestError, OverloadedError
 from serving.journey import Journey, current
-from serving.messages import Outcome, Timings
+from serving.messages import Outcome, Timings, VersionOptions
 from serving.metrics import Metrics
 from serving.observe import JsonFormatter, Observer, TextFormatter
 from serving.protocols.grpc import build_grpc
@@ -18,6 +23,7 @@ from serving.tracing import OpenTelemetryTracer
 from serving.transport import GrpcRequest, HttpRequest
 from serving.wire import tfs_proto
 from tests.serving.protocols.fakes import FakeService
+from tests.serving.published import publish_tiny
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY = {"instances": [1.0, 2.0]}
@@ -156,6 +162,73 @@ async def test_what_nothing_could_be_made_of_is_counted_too(metrics, lines):
         'outcome="failed",protocol="tfs_rest",version=""} 2.0'
     ) in metrics.render()[0].decode()
     assert [line["level"] for line in lines()] == ["WARNING"] * 2
+
+
+async def test_tensorflow_servings_latencies_name_the_method(service, metrics):
+    handler = build_http(service, observer=Observer(metrics))
+    for method in ("classify", "regress"):
+        body = json.dumps({"examples": [{"x": 0.25}], "signature_name": method}).encode()
+        response = await handler(HttpRequest("POST", f"/v1/models/m:{method}", "", {}, body))
+        assert response.status == 200
+    await over_rest(service, None)
+    await over_grpc(service, None)
+    text = metrics.render()[0].decode()
+    for api, door in (
+        ("classify", "REST"),
+        ("regress", "REST"),
+        ("predict", "REST"),
+        ("Predict", "GRPC"),
+    ):
+        assert (
+            f':tensorflow:serving:request_latency_count{{model_name="m",API="{api}",'
+            f'entrypoint="{door}"}} 1'
+        ) in text
+
+
+@pytest.mark.openvino
+async def test_what_a_model_cannot_read_is_a_failure_of_that_model_everywhere(tmp_path, lines):
+    """The model admits the request before its body is decoded; what then fails is counted once."""
+    metrics = Metrics()
+    publish_tiny(tmp_path)
+    with ThreadPoolExecutor(1) as decoders:
+
+        def load(settings, version, path):
+            return Servable(settings.name, version, path, decoders=decoders)
+
+        source = BasePath(tmp_path, options=VersionOptions(is_tuned=False))
+        repository = Repository(source, load)
+        await repository.refresh()
+        service = Service(repository, metrics=metrics)
+        observer = Observer(metrics)
+        handler = build_http(service, observer=observer)
+        for path, body in (
+            ("/v1/models/tiny:predict", b"{"),
+            ("/v1/models/tiny:predict", b'{"instances": [[1], [1, 2]]}'),
+            ("/v1/models/tiny:predict", b'{"instances": [' + b"1" * 5000 + b"]}"),
+            ("/v2/models/tiny/infer", b"{"),
+        ):
+            response = await handler(HttpRequest("POST", path, "", {}, body))
+            assert response.status == 400
+            assert dict(response.headers)["x-convzoo-outcome"] == "failed"
+        response = await build_grpc(service, observer=observer)[tfs_proto.PREDICT](
+            GrpcRequest(b"\xff", {})
+        )
+        assert dict(response.trailers)["x-convzoo-outcome"] == "failed"
+        await repository.close()
+    assert [(line["model"], line["outcome"]) for line in lines()] == [
+        *[("tiny", "failed")] * 4,
+        ("unknown", "failed"),
+    ]
+    text = metrics.render()[0].decode()
+    for kind, model, protocol, count in (
+        ("predict", "tiny", "tfs_rest", 3),
+        ("predict", "tiny", "oip_rest", 1),
+        ("unread", "unknown", "tfs_grpc", 1),
+    ):
+        assert (
+            f'convzoo_requests_total{{code="INVALID_ARGUMENT",kind="{kind}",model="{model}",'
+            f'outcome="failed",protocol="{protocol}",version=""}} {count}.0'
+        ) in text
 
 
 async def test_a_request_is_logged_as_asked(service, metrics, lines):

@@ -38,6 +38,19 @@ def test_the_images_environment_stands_in_for_missing_flags():
         translate([], environment={})
 
 
+def test_the_images_environment_goes_before_the_containers_arguments():
+    image = {"MODEL_NAME": "digits", "MODEL_BASE_PATH": "/models"}
+    settings = translate(["--model_base_path=/mine", "--port=9000"], environment=image).settings
+    assert settings.models == (ModelSettings("digits", "/mine"),)
+    assert (settings.grpc_port, settings.rest_port) == (9000, 8501)
+    settings = translate(["--model_config_file=/models.config"], environment=image).settings
+    assert (str(settings.config), settings.rest_port) == ("/models.config", 8501)
+    flags = ["--model_name=mine", "--rest_api_port=0"]
+    settings = translate(flags, environment=image).settings
+    assert (settings.models[0].name, settings.rest_port) == ("mine", None)
+    assert settings.models[0].base_path == "/models/digits"
+
+
 def test_a_configuration_file_is_polled_only_when_asked(tmp_path):
     file = tmp_path / "models.config"
     settings = translate([f"--model_config_file={file}"], environment={}).settings
@@ -118,6 +131,9 @@ def test_monitoring_and_tls_are_read_from_their_files(tmp_path):
         tls.write_text(text)
         with pytest.raises(ConfigError, match=words):
             translate(flags, environment={})
+    tls.write_bytes(b'server_key: "\xff"')
+    with pytest.raises(ConfigError, match="no text in UTF-8: byte 13"):
+        translate(flags, environment={})
 
 
 @pytest.mark.parametrize("name", NOTES)
@@ -130,7 +146,10 @@ def test_what_changes_nothing_here_is_accepted_with_a_note(name):
 @pytest.mark.parametrize("name", FIXED)
 def test_what_cannot_be_had_is_refused_with_its_reason(name):
     expected, reason = FIXED[name]
-    assert translate([*BASE, f"--{name}={expected}"], environment={}).settings
+    for alike in (["true", "1", "yes"], ["false", "0", "no"], ["serve"]):
+        if expected in alike:
+            for said in alike:
+                assert translate([*BASE, f"--{name}={said}"], environment={}).settings
     with pytest.raises(ConfigError) as told:
         translate([*BASE, f"--{name}=something"], environment={})
     assert reason in str(told.value)
@@ -142,6 +161,8 @@ def test_what_cannot_be_had_is_refused_with_its_reason(name):
         ("--model_base_pth=/x", "No flag '--model_base_pth'. Did you mean '--model_base_path'"),
         ("serve", "'serve' is no flag of tensorflow_model_server"),
         ("--port=high", "--port is 'high'; a whole number works"),
+        ("--port=99999", "--port: Input should be less than or equal to 65535 (found 99999)"),
+        ("--rest_api_timeout_in_ms=0", "--rest_api_timeout_in_ms: Input should be greater than 0"),
         ("--enable_batching=perhaps", "true or false works"),
         ("--model_name", "--model_name needs a value"),
         ("--batching_parameters_file=/x", "without --enable_batching"),

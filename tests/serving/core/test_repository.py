@@ -177,6 +177,20 @@ async def test_labels_keep_their_versions_loaded(repository, tmp_path):
     await settled(repository, {2: "AVAILABLE", 1: "END"})
 
 
+async def test_a_label_that_cannot_move_is_told_once(repository, tmp_path, caplog):
+    for _ in range(3):
+        publish_tiny(tmp_path)
+    write_labels(tmp_path / "tiny", {"stable": 1})
+    await repository.refresh()
+    write_labels(tmp_path / "tiny", {"stable": 2})
+    shutil.rmtree(tmp_path / "tiny" / "2")
+    for _ in range(3):
+        await repository.refresh()
+    assert repository.find(Target("tiny", label="stable")).version == 1
+    told = [each.getMessage() for each in caplog.records if "label" in each.getMessage()]
+    assert told == ["label stable of tiny points to version 2, which does not serve; it stays on 1"]
+
+
 async def test_what_is_not_there_is_named_with_what_is(repository, tmp_path):
     publish_tiny(tmp_path)
     await repository.refresh()

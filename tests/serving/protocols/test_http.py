@@ -94,6 +94,7 @@ async def test_predict_takes_signatures_columns_and_gzip(ask):
         ),
         ("POST", "/v1/models/tiny/labels/x:predict", 400, "Unrecognized servable version label: x"),
         ("POST", "/v1/models/tiny/versions/99999999999999999999:predict", 400, "64-bit"),
+        ("POST", f"/v1/models/tiny/versions/{'9' * 5000}:predict", 400, "64-bit"),
         ("POST", "/v1/models/tiny:PREDICT", 400, "Malformed request"),
         ("POST", "/v1/models/tiny:erase", 400, "Malformed request: POST /v1/models/tiny:erase"),
         ("PUT", "/v1/models/tiny", 400, "Malformed request: PUT"),
