@@ -7,10 +7,10 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from serving.config import Settings, require_base_path
 from serving.core.administration import Administration
@@ -35,6 +35,8 @@ from zoo.errors import ConvzooError
 
 log = logging.getLogger(__name__)
 
+_FileState = tuple[int, int, int]
+
 
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
@@ -44,6 +46,13 @@ def serve(settings: Settings) -> None:
     """
     import uvloop
 
+    _require_ready_file(settings.ready_file)
+    if settings.rest_port and settings.rest_port == settings.grpc_port:
+        raise ConfigError(
+            f"REST and gRPC cannot share port {settings.rest_port}; choose another --grpc-port."
+        )
+    # Before it is read: what changes while models load is a change.
+    config_state = _state_of(settings.config)
     source = source_of(settings)
     drift = drift_of(settings)
     with contextlib.ExitStack() as stack:
@@ -54,7 +63,7 @@ def serve(settings: Settings) -> None:
             )
         grpc = [stack.enter_context(contextlib.closing(each)) for each in _grpc_sockets(settings)]
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        runner.run(_serve(settings, source, drift, rest, grpc))
+        runner.run(_serve(settings, source, drift, rest, grpc, config_state))
 
 
 def _grpc_sockets(settings: Settings) -> Iterator[socket.socket]:
@@ -71,9 +80,9 @@ def source_of(settings: Settings) -> Source:
         ConfigError: there is no such place, or the file is wrong.
     """
     if settings.config is not None:
-        config = read_config(settings.config)
+        config = read_config(settings.config, settings.options)
         LIMITS.change(**config.limits)
-        return Configured(with_options(config.models, settings.options))
+        return Configured(config.models)
     if settings.models:
         return Configured(settings.models)
     if settings.base_path is None:
@@ -91,16 +100,6 @@ def drift_of(settings: Settings) -> DriftSettings | None:
     if settings.drift is not None or settings.config is None:
         return settings.drift
     return read_config(settings.config).drift
-
-
-def with_options(
-    models: Iterable[ModelSettings], options: VersionOptions
-) -> tuple[ModelSettings, ...]:
-    """The models, run by the server's options where they say nothing of their own."""
-    return tuple(
-        replace(each, options=options) if each.options == VersionOptions() else each
-        for each in models
-    )
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
@@ -146,7 +145,9 @@ def bind_unix(path: Path) -> socket.socket:
         bound.bind(str(path))
     except OSError as error:
         bound.close()
-        raise ConfigError(f"{path} cannot be a socket for gRPC: {error.strerror}.") from error
+        # A path that is too long is no error of the system's.
+        reason = error.strerror or error
+        raise ConfigError(f"{path} cannot be a socket for gRPC: {reason}.") from error
     return bound
 
 
@@ -156,11 +157,14 @@ async def _serve(
     drift: DriftSettings | None,
     rest: socket.socket | None,
     grpc_sockets: Sequence[socket.socket],
+    config_state: _FileState | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Who started it with nohup wants it to outlive the terminal.
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            loop.add_signal_handler(name, stop.set)
 
     decoders = ThreadPoolExecutor(thread_name_prefix="decode")
     metrics = Metrics()
@@ -176,33 +180,23 @@ async def _serve(
     http = _http(settings, service, administration, observer, rest)
     grpc = _grpc(settings, service, administration, observer, grpc_sockets)
     _look_at_less_garbage()
-    await repository.refresh()
-    if not repository.models():
-        log.warning("no model yet; waiting for one")
-    for why in repository.empty():
-        log.warning("%s", why)
-    service.open()
-    if grpc is not None:
-        await grpc.start()
-    if http is not None:
-        await http.start()
-    following = asyncio.create_task(_follow(settings, repository))
     try:
-        rest_port = rest.getsockname()[1] if rest else None
-        grpc_port = grpc_sockets[0].getsockname()[1] if settings.grpc_port is not None else None
-        log.info("ready: REST on port %s, gRPC on port %s", rest_port, grpc_port)
-        _write_ready_file(settings.ready_file, rest_port, grpc_port)
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([following, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await _load(repository, stop)
+        if not stop.is_set():
+            service.open()
+            rest_port = rest.getsockname()[1] if rest else None
+            grpc_port = grpc_sockets[0].getsockname()[1] if settings.grpc_port is not None else None
+            await _listen(grpc, http)
+            log.info("ready: REST on port %s, gRPC on port %s", rest_port, grpc_port)
+            _write_ready_file(settings.ready_file, rest_port, grpc_port)
+            await _follow_until(stop, _follow(settings, repository, config_state))
     finally:
         log.info("draining: %d requests are being answered", service.active)
         service.drain()
-        stop.set()
-        following.cancel()
         # Until the last answer is out, who comes gets a clear refusal and not a closed door.
         await _until_idle(service, settings.drain_limit_s)
-        closing = [each.stop(settings.drain_limit_s) for each in (http, grpc) if each is not None]
-        results = await asyncio.gather(*closing, following, return_exceptions=True)
+        ending = [each.stop(settings.drain_limit_s) for each in (http, grpc) if each is not None]
+        results = await asyncio.gather(*ending, return_exceptions=True)
         await repository.close()
         decoders.shutdown()
         if drift_log is not None:
@@ -213,6 +207,46 @@ async def _serve(
             if isinstance(each, Exception):
                 log.error("while stopping: %s", each, exc_info=each)
         log.info("stopped")
+
+
+async def _load(repository: Repository, stop: asyncio.Event) -> None:
+    """The first load, of which a stop leaves out what has not begun."""
+    loading = asyncio.create_task(repository.refresh())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set():
+        log.info("asked to stop while models load")
+        repository.halt()
+    await loading
+    if not repository.models():
+        log.warning("no model yet; waiting for one")
+    for why in repository.empty().values():
+        log.warning("%s", why)
+
+
+async def _follow_until(stop: asyncio.Event, following: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(following)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for each in (task, stopping):
+        each.cancel()
+    ended, _ = await asyncio.gather(task, stopping, return_exceptions=True)
+    if isinstance(ended, Exception):
+        log.error("while following what should serve: %s", ended, exc_info=ended)
+
+
+async def _listen(grpc: GrpcListener | None, http: HttpListener | None) -> None:
+    try:
+        for each in (grpc, http):
+            if each is not None:
+                await each.start()
+    except OSError as error:
+        # Bound to a port, but not the first to listen on it.
+        raise ConfigError(
+            f"Another server took a port while models were loaded: {error.strerror or error}. "
+            "Choose others with --rest-port and --grpc-port; 0 takes a free one."
+        ) from error
 
 
 def _look_at_less_garbage() -> None:
@@ -247,10 +281,14 @@ def _repository(
 
 
 async def _until_idle(service: Service, limit_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(limit_s):
             while service.active:
                 await asyncio.sleep(0.005)
+    except TimeoutError:
+        log.warning(
+            "%d requests were not answered within %g s and are cut off", service.active, limit_s
+        )
 
 
 def _http(
@@ -304,13 +342,19 @@ def _grpc(
         raise ConfigError(f"gRPC cannot use TLS: {error}") from error
 
 
-async def _follow(settings: Settings, repository: Repository) -> None:
+async def _follow(
+    settings: Settings, repository: Repository, config_state: _FileState | None
+) -> None:
     """Looks at base paths and at the configuration file, each in its interval."""
     watches = [_poll(repository, settings.poll_interval_s)] if settings.poll_interval_s else []
     if settings.config is not None and settings.config_poll_interval_s is not None:
         watches.append(
             _poll_config(
-                repository, settings.config, settings.options, settings.config_poll_interval_s
+                repository,
+                settings.config,
+                settings.options,
+                settings.config_poll_interval_s,
+                config_state,
             )
         )
     watches.append(asyncio.Event().wait())  # type: ignore[arg-type]
@@ -327,32 +371,44 @@ async def _poll(repository: Repository, interval_s: float) -> None:
             log.exception("looking at the base path failed")
 
 
-async def _poll_config(
-    repository: Repository, path: Path, options: VersionOptions, interval_s: float
-) -> None:
-    def identity() -> tuple[int, int, int] | None:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+def _state_of(path: Path | None) -> _FileState | None:
+    """Changes when a file does; None when there is none."""
+    if path is None:
+        return None
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
-    known = identity()
+
+async def _poll_config(
+    repository: Repository,
+    path: Path,
+    options: VersionOptions,
+    interval_s: float,
+    known: _FileState | None,
+) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        found = identity()
+        found = _state_of(path)
         if found in (None, known):
             continue
         known = found
         try:
-            config = await asyncio.to_thread(read_config, path)
-            await repository.replace(with_options(config.models, options))
+            config = await asyncio.to_thread(read_config, path, options)
+            await repository.replace(config.models)
         except (ServingError, ConvzooError) as error:
             log.error("the changed configuration is not served as it stands: %s", error)  # noqa: TRY400 - its text says it all
         except Exception:
             log.exception("reading the changed configuration failed")
         else:
             log.info("serving the changed configuration %s", path)
+
+
+def _require_ready_file(path: Path | None) -> None:
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(f"--ready-file: there is no folder {path.parent}.")
 
 
 def _write_ready_file(path: Path | None, rest_port: int | None, grpc_port: int | None) -> None:

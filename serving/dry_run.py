@@ -45,9 +45,10 @@ def dry_run(settings: Settings, *, as_json: bool) -> None:
     else:
         sys.stdout.write(_as_text(document))
     refused = [each for each in document["versions"] if each["state"] != "AVAILABLE"]
-    if refused or not document["versions"]:
+    if refused or document["without"] or not document["versions"]:
         names = ", ".join(f"{each['model']} version {each['version']}" for each in refused)
-        raise RefusedError(f"These versions would be refused: {names or 'there is none'}.")
+        reasons = [f"These versions would be refused: {names}."] if refused else []
+        raise RefusedError(" ".join((*reasons, *document["without"])) or "There is no model.")
 
 
 async def _loaded(settings: Settings) -> dict[str, Any]:
@@ -71,9 +72,15 @@ async def _loaded(settings: Settings) -> dict[str, Any]:
             for model in repository.statuses()
             for status in model.versions
         ]
+        without = [
+            why
+            for each, why in repository.empty().items()
+            if not any(version["model"] == each for version in versions)
+        ]
         await repository.close()
     return {
         "versions": versions,
+        "without": without,
         "process_bytes": resident_bytes(),
         "limits": asdict(LIMITS),
         "default_timeout_s": settings.default_timeout_s,

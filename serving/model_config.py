@@ -4,7 +4,7 @@ TOML or YAML of this project's own, or TensorFlow Serving's text proto (`model_c
 """
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,13 @@ from serving.core.drift import DriftSettings
 from serving.core.engine import require_known
 from serving.errors import ConfigError, InvalidRequestError
 from serving.limits import NAMES
-from serving.messages import ModelSettings, Transition, VersionOptions, VersionPolicy
+from serving.messages import (
+    DEFAULT_OPTIONS,
+    ModelSettings,
+    Transition,
+    VersionOptions,
+    VersionPolicy,
+)
 from serving.wire.pool import message, pool
 from serving.wire.tfs_config import read_models
 from zoo.artifact import check_model_name, first_fault
@@ -32,8 +38,12 @@ class ServerConfig:
     drift: DriftSettings | None = None
 
 
-def read_config(path: Path) -> ServerConfig:
+def read_config(path: Path, options: VersionOptions = DEFAULT_OPTIONS) -> ServerConfig:
     """Reads a configuration file; its suffix says which kind: .toml, .yaml, .yml, else text proto.
+
+    Args:
+        path: The file.
+        options: How models are run, each of them where the file does not say.
 
     Raises:
         ConfigError: it cannot be read, or what is wrong with it and where.
@@ -45,14 +55,14 @@ def read_config(path: Path) -> ServerConfig:
         raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from error
     if path.suffix == ".toml":
         try:
-            return _read_tables(tomllib.loads(text), path)
+            return _read_tables(tomllib.loads(text), path, options)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is no TOML: {error}") from error
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
         try:
-            return _read_tables(yaml.safe_load(text) or {}, path)
+            return _read_tables(yaml.safe_load(text) or {}, path, options)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is no YAML: {error}") from error
     config = read_text_proto("ModelServerConfig", text, path)
@@ -60,7 +70,7 @@ def read_config(path: Path) -> ServerConfig:
         models = read_models(config, takes_urls=True)
         for each in models:
             place_of(each.base_path)
-        return ServerConfig(models)
+        return ServerConfig(tuple(replace(each, options=options) for each in models))
     except (InvalidRequestError, UsageError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -128,7 +138,7 @@ class _File(_Table):
     drift: DriftSettings | None = None
 
 
-def _read_tables(document: Any, path: Path) -> ServerConfig:
+def _read_tables(document: Any, path: Path, options: VersionOptions) -> ServerConfig:
     try:
         file = _File.model_validate(document)
     except ValidationError as error:
@@ -140,20 +150,20 @@ def _read_tables(document: Any, path: Path) -> ServerConfig:
             raise ConfigError(f"{path}: no limit {name!r}; there are {', '.join(NAMES)}.")
         if limit < 1:
             raise ConfigError(f"{path}: the limit {name} is {limit}; it must be 1 or more.")
-    models = tuple(_settings(name, each, file.defaults, path) for name, each in file.models.items())
+    options = _options(options, file.defaults.given(), f"{path}: defaults")
+    models = tuple(_settings(name, each, options, path) for name, each in file.models.items())
     drift = file.drift
     if drift is not None:
         drift = drift.model_copy(update={"log": (path.parent / drift.log).absolute()})
     return ServerConfig(models, file.limits, drift)
 
 
-def _settings(name: str, table: _Model, defaults: _Options, path: Path) -> ModelSettings:
+def _settings(name: str, table: _Model, defaults: VersionOptions, path: Path) -> ModelSettings:
     try:
         check_model_name(name)
     except ArtifactError as error:
         raise ConfigError(f"{path}: {error}") from error
-    given = defaults.given() | table.given()
-    options = _options(given, f"{path}: models.{name}")
+    options = _options(defaults, table.given(), f"{path}: models.{name}")
     specific = table.versions if isinstance(table.versions, tuple) else ()
     if table.versions == ():
         raise ConfigError(f"{path}: models.{name}.versions names no version.")
@@ -168,14 +178,14 @@ def _settings(name: str, table: _Model, defaults: _Options, path: Path) -> Model
         table.transition,
         options,
         {
-            number: _options(given | each.given(), f"{path}: models.{name}.version.{number}")
+            number: _options(options, each.given(), f"{path}: models.{name}.version.{number}")
             for number, each in table.version.items()
         },
     )
 
 
-def _options(given: dict[str, Any], where: str) -> VersionOptions:
-    options = VersionOptions(**given)
+def _options(general: VersionOptions, given: dict[str, Any], where: str) -> VersionOptions:
+    options = replace(general, **given)
     sizes = options.batch_sizes
     if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
         raise ConfigError(

@@ -172,12 +172,17 @@ def list_versions(model_path: Path) -> dict[int, Path]:
 
 
 def list_models(base_path: Path) -> dict[str, Path]:
-    """The models under a base path: folders that hold at least one version."""
+    """The models under a base path: folders that hold a version, or may, for all one can read."""
     with os.scandir(base_path) as entries:
         folders = sorted((entry.name, Path(entry.path)) for entry in entries if entry.is_dir())
-    return {
-        name: path for name, path in folders if MODEL_NAME.fullmatch(name) and list_versions(path)
-    }
+    return {name: path for name, path in folders if MODEL_NAME.fullmatch(name) and _may_hold(path)}
+
+
+def _may_hold(model_path: Path) -> bool:
+    try:
+        return bool(list_versions(model_path))
+    except PermissionError:
+        return True
 
 
 # --- Writing ------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class Repository:
         self._changing = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._unloading: set[asyncio.Task[None]] = set()
+        self._is_halted = False
 
     # --- finding
 
@@ -137,11 +138,13 @@ class Repository:
             raise VersionNotFoundError(target.model, version, model.servables)
         return model.servables[version]
 
-    def empty(self) -> tuple[str, ...]:
-        """Of each model that nothing serves: why."""
-        return tuple(
-            self._none_serves(name) for name in self.models() if not self._models[name].servables
-        )
+    def empty(self) -> Mapping[str, str]:
+        """Why nothing of a model serves, of each of which nothing does."""
+        return {
+            name: self._none_serves(name)
+            for name in self.models()
+            if not self._models[name].servables
+        }
 
     def _none_serves(self, name: str) -> str:
         return f"No version of model {name!r} can be served: {self._reasons(self._models[name])}"
@@ -178,6 +181,15 @@ class Repository:
         model = self._models[name]
         newest_first = sorted(model.statuses.items(), reverse=True)
         return ModelStatus(name, tuple(status for _, status in newest_first), model.labels)
+
+    def is_serving(self) -> bool:
+        """Whether any of the models serves that should; also when there is none that should."""
+        wanted = [model for name, model in self._models.items() if name not in self._put_away]
+        return not wanted or any(model.servables for model in wanted)
+
+    def halt(self) -> None:
+        """Begins to load nothing more."""
+        self._is_halted = True
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The versions of a model that serve, ascending."""
@@ -423,6 +435,8 @@ class Repository:
         made_from = (path, model.settings.options_of(version))
         if version in model.servables and model.made_from[version] == made_from:
             return True
+        if self._is_halted:
+            return version in model.servables
         try:
             place = found.shelf.identity(version)
         except OSError:

@@ -54,6 +54,9 @@ from serving.messages import (
 )
 from serving.wire.warmup import decode_warmup
 from zoo.artifact import (
+    CACHE,
+    EXTRA,
+    MANIFEST,
     WARMUP,
     Manifest,
     has_manifest,
@@ -83,6 +86,19 @@ FOREIGN_BATCH_ROWS = 32
 UNTUNED_BATCH_ROWS = 32
 
 _Golden = tuple[str, Mapping[str, Array]]
+
+
+def _require_foreign(path: Path) -> None:
+    """Refuses what is not yet, or not at all, a SavedModel from elsewhere.
+
+    Raises:
+        LoadError: says what is missing.
+    """
+    kept = path / EXTRA
+    if kept.is_dir() and any(each.name != Path(CACHE).name for each in kept.iterdir()):
+        raise LoadError(f"{MANIFEST} is missing; is the version still being copied?")
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise LoadError("There is no SavedModel in its folder: saved_model.pb is missing.")
 
 
 class Servable:
@@ -127,11 +143,16 @@ class Servable:
         try:
             if has_manifest(path):
                 self.manifest = verify(path)
+            else:
+                _require_foreign(path)
             self._arrays = read_preprocessing_arrays(path)
             self.engine = engines.choose(self.manifest, options.engine)
             self._load(path, 1 if options.is_isolated else options.streams or 1)
         except ArtifactError as error:
             raise LoadError(str(error)) from error
+        except PermissionError as error:
+            name = Path(error.filename).name if error.filename else "a file"
+            raise LoadError(f"{name} cannot be read: {error.strerror}.") from error
         self._reuse = Reuse(answers_once=options.answers_once, cache_bytes=options.cache_bytes)
         self._executor = ThreadPoolExecutor(
             self.tuned.streams, thread_name_prefix=f"{model}-{version}"

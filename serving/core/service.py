@@ -222,8 +222,8 @@ class Service:
         return True
 
     def is_ready(self) -> bool:
-        """Whether requests are taken: after the first load, until draining begins."""
-        return self._is_ready and not self._is_draining
+        """Whether requests are taken: after the first load, while a model serves, until draining."""
+        return self._is_ready and not self._is_draining and self._repository.is_serving()
 
     def is_model_ready(self, target: Target) -> bool:
         """Whether a model takes requests."""

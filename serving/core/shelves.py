@@ -1,6 +1,7 @@
 """Where a model's versions lie: a folder, or a URL whose versions are brought to disk when wanted."""
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.errors import ConfigError
-from zoo.artifact import list_versions, read_labels
+from zoo.artifact import CACHE, list_versions, read_labels
 from zoo.errors import BusyError
 from zoo.object_store import Mirror
 from zoo.url import Url, place_of
@@ -71,18 +72,27 @@ class Folder:
         return read_labels(self._path)
 
     def identity(self, version: int) -> object | None:
-        """The folder itself; what is published under a number does not change."""
+        """What lies in its folder: a version that is copied grows below, not at the top."""
         path = list_versions(self._path).get(version)
-        if path is None:
-            return None
-        stat = path.stat()
-        return stat.st_ino, stat.st_mtime_ns
+        return None if path is None else _state(path)
 
     def fetch(self, version: int) -> None:
         """Has nothing to do."""
 
     def retain(self, versions: Iterable[int]) -> None:
         """Has nothing to do."""
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Of a folder and what is below, but for what the server keeps there itself."""
+    found = [path.stat()]
+    for root, folders, files in os.walk(path):
+        folders[:] = [each for each in folders if Path(root, each) != path / CACHE]
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(Path(root, name).stat())
+    latest = max(max(each.st_mtime_ns, each.st_ctime_ns) for each in found)
+    return found[0].st_ino, len(found), sum(each.st_size for each in found), latest
 
 
 class Shelves:

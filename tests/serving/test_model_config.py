@@ -1,5 +1,7 @@
 """Configuration files in three forms say the same, and say what is wrong with them."""
 
+from dataclasses import replace
+
 import pytest
 
 from serving.app import drift_of
@@ -154,6 +156,22 @@ def test_a_base_path_may_be_the_url_of_an_object_store_and_no_other(tmp_path, na
     path.write_text(text.format("http://bucket/models/digits"))
     with pytest.raises(ConfigError, match=r"http://bucket/models/digits cannot be a base path"):
         read_config(path)
+
+
+def test_options_of_the_server_hold_where_the_file_does_not_say(tmp_path):
+    said = VersionOptions(is_isolated=True, streams=2, cache_bytes=9)
+    (tmp_path / "a.toml").write_text(
+        "[defaults]\nstreams = 3\n[models.m]\nbase_path = 'm'\nanswers_once = true\n"
+        "[models.m.version.2]\nis_isolated = false"
+    )
+    (model,) = read_config(tmp_path / "a.toml", said).models
+    expected = VersionOptions(is_isolated=True, streams=3, cache_bytes=9, answers_once=True)
+    assert model.options_of(1) == expected
+    assert model.options_of(2) == replace(expected, is_isolated=False)
+    (tmp_path / "a").write_text(
+        "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' } }"
+    )
+    assert read_config(tmp_path / "a", said).models[0].options == said
 
 
 @pytest.mark.parametrize(

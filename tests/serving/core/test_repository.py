@@ -1,8 +1,11 @@
 """Versions come, go and fail without a request noticing; run on a real, tiny published network."""
 
 import asyncio
+import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from serving.messages import (
     VersionOptions,
 )
 from tests.serving.published import logits_of, publish_tiny, softmax
-from zoo.artifact import GOLDEN, write_labels
+from zoo.artifact import GOLDEN, MANIFEST, write_labels
 
 pytestmark = pytest.mark.openvino
 
@@ -240,13 +243,99 @@ async def test_a_model_without_versions_has_no_status_and_says_why(
     await repository.refresh()
     with pytest.raises(ModelNotFoundError, match=f"there is none in {tmp_path / 'tiny'}"):
         repository.status(Target("tiny"))
-    (why,) = repository.empty()
+    (why,) = repository.empty().values()
     assert f"there is none in {tmp_path / 'tiny'}" in why
     assert [(each.model, each.versions) for each in repository.statuses()] == [("tiny", ())]
     publish_tiny(tmp_path)
     await repository.refresh()
     assert [each.version for each in repository.status(Target("tiny")).versions] == [1]
-    assert repository.empty() == ()
+    assert repository.empty() == {}
+
+
+@pytest.mark.parametrize("late", [MANIFEST, "assets.extra/convzoo/openvino/fp32.bin"])
+async def test_a_version_that_is_still_being_copied_waits_for_what_is_missing(
+    repository, tmp_path, late
+):
+    publish_tiny(tmp_path)
+    publish_tiny(tmp_path, scale=2.0)
+    file = tmp_path / "tiny" / "2" / late
+    whole = file.read_bytes()
+    file.unlink()
+    if late != MANIFEST:
+        file.write_bytes(whole[:7])
+    for _ in range(2):
+        await repository.refresh()
+        assert repository.find(Target("tiny")).version == 1
+    reason = repository.status(Target("tiny", version=2)).versions[0].error_message
+    assert file.name in reason
+    file.write_bytes(whole)
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 2
+
+
+async def test_an_empty_folder_starts_no_engine(repository, tmp_path):
+    (tmp_path / "tiny" / "1").mkdir(parents=True)
+    started = time.monotonic()
+    await repository.refresh()
+    assert time.monotonic() - started < 1  # TensorFlow alone takes longer to import
+    (status,) = repository.status(Target("tiny")).versions
+    assert (
+        status.error_message == "There is no SavedModel in its folder: saved_model.pb is missing."
+    )
+
+
+async def test_what_may_not_be_read_is_told_without_the_servers_paths(
+    repository, tmp_path, monkeypatch, caplog
+):
+    publish_tiny(tmp_path)
+    (tmp_path / "backup").mkdir()
+    # A test that runs as root may read everything.
+    scan, read = os.scandir, Path.read_bytes
+
+    def scandir(path):
+        if str(path).endswith("backup"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def read_bytes(path):
+        if path.name == "manifest.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "read_bytes", read_bytes)
+        await repository.refresh()
+    (status,) = repository.status(Target("tiny")).versions
+    assert status.error_message == "manifest.json cannot be read: Permission denied."
+    assert "Traceback" not in caplog.text
+    assert "backup cannot be read: Permission denied" in caplog.text
+    os.utime(tmp_path / "tiny" / "1" / MANIFEST)
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+
+
+async def test_a_repository_that_is_halted_begins_no_load(repository, tmp_path):
+    publish_tiny(tmp_path)
+    repository.halt()
+    await repository.refresh()
+    with pytest.raises(ModelNotFoundError):
+        repository.find(Target("tiny"))
+
+
+async def test_a_server_of_whose_models_none_serves_is_not_ready(repository, tmp_path):
+    service = Service(repository)
+    service.open()
+    assert service.is_ready()  # it waits for its first model
+    publish_tiny(tmp_path)
+    (tmp_path / "tiny" / "1" / GOLDEN).write_bytes(b"")
+    await repository.refresh()
+    assert not service.is_ready()
+    publish_tiny(tmp_path)
+    await repository.refresh()
+    assert service.is_ready()
+    await repository.unload("tiny")
+    assert service.is_ready()  # as it was asked to
 
 
 async def test_a_model_that_is_removed_is_unloaded(repository, tmp_path):
