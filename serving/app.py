@@ -51,6 +51,9 @@ def serve(settings: Settings) -> None:
         raise ConfigError(
             f"REST and gRPC cannot share port {settings.rest_port}; choose another --grpc-port."
         )
+    spans = settings.otlp_endpoint
+    if spans and not spans.startswith(("http://", "https://")):
+        raise ConfigError(f"--otlp-endpoint is {spans!r}; e.g. http://HOST:4318/v1/traces works.")
     # Before it is read: what changes while models load is a change.
     config_state = _state_of(settings.config)
     source = source_of(settings)

@@ -26,6 +26,7 @@ def base_path(tmp_path):
     ("arguments", "words"),
     [
         (("--rest-port", "{port}", "--grpc-port", "{port}"), "cannot share port {port}"),
+        (("--otlp-endpoint", "host:4318"), "http://HOST:4318/v1/traces works"),
         (("--ready-file", "{place}/none/ready"), "there is no folder {place}/none"),
     ],
 )
