@@ -44,7 +44,8 @@ class Dialect(Protocol):
         """How the same is asked with other numbers: one input, the same type and shape.
 
         Returns:
-            What makes the question of an array and the call's id; None where nothing is saved.
+            What makes the question of an array and the call's id; None where nothing is saved, and
+            for strings, which take another number of bytes each time.
         """
         ...
 
@@ -83,6 +84,15 @@ class Dialect(Protocol):
     def unload(self, model: str) -> Question[None]:
         """Asks to unload a model; raises `UnsupportedError` where there is no word for it."""
         ...
+
+
+def has_one_size(call: PredictCall) -> bool:
+    """Whether all calls with one input of this type and shape, and no label, are equally long."""
+    return (
+        len(call.inputs) == 1
+        and call.target.label is None
+        and all(array.dtype.kind not in "OSU" for array in call.inputs.values())
+    )
 
 
 DIALECTS = {

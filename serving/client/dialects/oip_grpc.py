@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from serving.client.dialects import Again, replies
+from serving.client.dialects import Again, has_one_size, replies
 from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.oip_rest import (
     Entry,
@@ -45,7 +45,7 @@ class OipGrpc(Unexplained):
 
     def again(self, call: PredictCall) -> Again | None:
         """The same message, but for its id and its numbers."""
-        if len(call.inputs) != 1 or call.target.label is not None:
+        if not has_one_size(call):
             return None
         (array,) = call.inputs.values()
         head = oip_proto.infer_request_head(call)

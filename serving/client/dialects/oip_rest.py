@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from serving.client.dialects import Again, replies
+from serving.client.dialects import Again, has_one_size, replies
 from serving.client.dialects.limits import no_images, no_label
 from serving.client.dialects.tfs_rest import path
 from serving.client.dialects.unexplained import Unexplained
@@ -58,7 +58,7 @@ class OipRest(Unexplained):
 
     def again(self, call: PredictCall) -> Again | None:
         """The same JSON, and other numbers behind it."""
-        if self.names_calls or len(call.inputs) != 1 or call.target.label is not None:
+        if self.names_calls or not has_one_size(call):
             return None
         request = self.predict(call, None).request
         page, head, headers = request.path, request.body[0], request.headers

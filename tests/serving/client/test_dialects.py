@@ -318,3 +318,21 @@ def test_a_model_that_changed_what_it_takes_is_asked_anew():
             assert client.predict("m", np.ones((1, 2), np.float32)).array.tolist() == [2]
         server.add("m", lambda x: x.sum(1), inputs=wide)
         assert client.predict("m", np.ones((1, 3), np.float32)).array.tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", [object, "S", "U"])
+def test_strings_of_another_length_follow_each_other(dtype):
+    server = FakeServer()
+    server.add("m", lambda x: x, inputs={"x": ("bytes", (None,))})
+    with server.client() as client:
+        for text in ("abc", "a", "abcdef", ""):
+            words = np.array([text, "eight..."]).astype(dtype)
+            assert client.predict("m", words).array.tolist() == [text.encode(), b"eight..."]
+
+
+@pytest.mark.parametrize("is_grpc", [False, True], ids=["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["native", "oip", "tfs"])
+@pytest.mark.parametrize("dtype", [object, "S3", "U3"])
+def test_no_request_of_strings_is_repeated(protocol, is_grpc, dtype):
+    words = np.array(["abc"]).astype(dtype)
+    assert dialect(protocol, is_grpc=is_grpc).again(PredictCall(Target("m"), {"x": words})) is None
