@@ -35,6 +35,8 @@ HTTP_CODES = {
 }
 
 _RESTRICTED = re.compile(r"protocol is restricted")
+# Our server's words, those of gRPC in C++ and Go, and in Java; a queue that is full has others.
+_TOO_LARGE = re.compile(r"message (?:is larger than|larger than max|exceeds maximum size)", re.I)
 _KNOWN_MODELS = re.compile(r"this server has ([^.]+)\.")
 
 
@@ -46,10 +48,12 @@ def http_error(reply: Reply, message: str) -> ClientError:
 
 def grpc_error(reply: Reply) -> ClientError:
     """The error for a gRPC reply that is not OK."""
-    code = CODE_NAMES.get(reply.status, "UNKNOWN")
+    code = status = CODE_NAMES.get(reply.status, "UNKNOWN")
     if code == "UNAVAILABLE" and _RESTRICTED.search(reply.message):
         code = "PERMISSION_DENIED"  # Triton's word for it is one that asks to come back
-    return _error(code, reply.message or code, reply, code)
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(reply.message):
+        code = "OUT_OF_RANGE"  # a message does not become smaller by coming back; HTTP says 413
+    return _error(code, reply.message or code, reply, status)
 
 
 def _error(code: str, message: str, reply: Reply, status: str) -> ClientError:

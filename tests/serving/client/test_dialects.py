@@ -15,14 +15,19 @@ from serving.client.dialects import dialect
 from serving.client.errors import (
     AnswerError,
     AuthenticationError,
+    InvalidInputError,
     ModelNotFoundError,
+    OverloadedError,
     UnsupportedError,
     UsageError,
 )
+from serving.client.exchange import Reply
+from serving.client.failures import grpc_error
 from serving.client.testing import FakeServer
 from serving.errors import InvalidRequestError
 from serving.messages import PredictCall, Target
 from serving.wire import oip_json, oip_proto
+from serving.wire.codes import CODE_NUMBERS
 from tests.serving.published import logits_of, softmax
 
 IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
@@ -229,6 +234,49 @@ def test_models_are_loaded_over_grpc_where_the_server_takes_orders():
     finally:
         server.stop(None).wait()
     assert asked == [("RepositoryModelLoad", b"m"), ("RepositoryModelUnload", b"m")]
+
+
+class Taking(grpc.GenericRpcHandler):
+    """An Open Inference server that describes nothing and gives each input back."""
+
+    def service(self, details):
+        def answer(request, _):
+            if not details.method.endswith("/ModelInfer"):
+                return b""
+            return infer_response(oip_proto.decode_infer_request(request).call.inputs["x"])
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def test_a_batch_that_is_too_large_for_grpc_is_asked_item_by_item():
+    limit = [("grpc.max_receive_message_length", 10_000)]
+    server = grpc.server(ThreadPoolExecutor(2), [Taking()], options=limit)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    items = [{"x": np.full(size, size, np.float32)} for size in (2000, 2000, 2000, 3000)]
+    try:
+        with Client(f"grpc://127.0.0.1:{port}", protocol="oip") as client:
+            found = list(client.predict_many("m", items))
+    finally:
+        server.stop(None).wait()
+    assert [each.is_ok for each in found] == [True, True, True, False]
+    assert found[1].unwrap().array.shape == (2000,)
+    assert isinstance(found[3].error, InvalidInputError)
+    assert found[3].error.status == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("The message is larger than 67108864 bytes: 70000000.", InvalidInputError),
+        ("SERVER: Received message larger than max (9 vs. 4)", InvalidInputError),
+        ("gRPC message exceeds maximum size 4: 9", InvalidInputError),
+        ("The queue is full.", OverloadedError),
+    ],
+)
+def test_what_is_too_large_is_told_from_what_is_too_much(words, kind):
+    error = grpc_error(Reply(CODE_NUMBERS["RESOURCE_EXHAUSTED"], message=words))
+    assert (type(error), error.status) == (kind, "RESOURCE_EXHAUSTED")
 
 
 def test_a_tensor_is_not_copied_on_its_way_to_the_connection():
