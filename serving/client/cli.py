@@ -163,4 +163,5 @@ def _show(answers: "dict[str, Classification]") -> None:
                 bar(score.probability),
                 end_section=place == len(answer.scores) - 1,
             )
-    Console().print(table)
+    # Names of files and labels are not ours: what looks like markup in them is part of the name.
+    Console(markup=False, emoji=False).print(table)

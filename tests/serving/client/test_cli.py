@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -98,12 +99,14 @@ class Refusing(BaseHTTPRequestHandler):
     status = 200
     asked = 0
     rows = 1
+    model, label = "m", "ant"
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
         type(self).asked += 1
-        results = [[{"class_id": 0, "label": "ant", "probability": 1.0}]] * self.rows
-        document = {"model": "m", "version": 1, "request_id": "", "results": results, "timings": {}}
+        results = [[{"class_id": 0, "label": self.label, "probability": 1.0}]] * self.rows
+        document = {"model": self.model, "version": 1, "request_id": "", "results": results}
+        document["timings"] = {}
         status = 200 if self.asked == 1 else self.status
         self.answer(status, document if status == 200 else {"error": "so it is"})
 
@@ -119,6 +122,21 @@ class Refusing(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+@contextmanager
+def answering(**facts):
+    """A server of that kind, and its URL."""
+    kind = type("Fresh", (Refusing,), {"asked": 0, **facts})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        kind.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield kind
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -137,17 +155,11 @@ class Refusing(BaseHTTPRequestHandler):
 )
 def test_each_kind_of_failure_has_its_code(tmp_path, status, code):
     (tmp_path / "00.png").write_bytes(PNG)
-    kind = type("Fresh", (Refusing,), {"status": status, "asked": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        arguments = ["m", str(tmp_path / "00.png"), "--url", url, "--json"]
+    with answering(status=status) as server:
+        arguments = ["m", str(tmp_path / "00.png"), "--url", server.url, "--json"]
         alone = CliRunner().invoke(predict, arguments)
-        kind.asked = 1
+        server.asked = 1
         told = CliRunner().invoke(predict, arguments)
-        server.shutdown()
-        thread.join()
     assert (alone.exit_code, json.loads(alone.stdout)[0]["scores"][0]["label"]) == (0, "ant")
     assert told.exit_code == code
     assert told.stderr.endswith("so it is\n")
@@ -166,19 +178,27 @@ def test_the_exit_codes_of_the_help_are_those_of_the_errors():
 def test_what_was_answered_before_a_failure_is_shown(tmp_path):
     for number in range(20):
         (tmp_path / f"{number:02}.png").write_bytes(PNG)
-    kind = type("Fresh", (Refusing,), {"status": 500, "asked": 0, "rows": 8})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with answering(status=500, rows=8) as server:
         told = CliRunner().invoke(
-            predict, ["m", str(tmp_path), "--url", url, "--json", "--concurrency", "1"]
+            predict, ["m", str(tmp_path), "--url", server.url, "--json", "--concurrency", "1"]
         )
-        server.shutdown()
-        thread.join()
     assert told.exit_code == 17
     assert [each["image"][-6:] for each in json.loads(told.stdout)] == [
         f"{number:02}.png" for number in range(8)
     ]
     assert told.stderr.count("error: ") == 1
     assert told.stderr == "error: so it is\n"
+
+
+def test_names_and_labels_with_brackets_are_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    names = ["[x].png", "a[/b].png", ":cat:.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    with answering(rows=3, model="[bold]m[/b]", label="[red]ant[/]") as server:
+        told = CliRunner().invoke(predict, ["m", *names, "--url", server.url])
+    assert told.exit_code == 0, told.output
+    assert all(name in told.stdout for name in [*names, "[bold]m[/b] version 1"])
+    assert told.stdout.count("[red]ant[/]") == 3
