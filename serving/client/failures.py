@@ -37,7 +37,10 @@ HTTP_CODES = {
 _RESTRICTED = re.compile(r"protocol is restricted")
 # Our server's words, those of gRPC in C++ and Go, and in Java; a queue that is full has others.
 _TOO_LARGE = re.compile(r"message (?:is larger than|larger than max|exceeds maximum size)", re.I)
-_KNOWN_MODELS = re.compile(r"this server has ([^.]+)\.")
+# The end of the sentence is the end of the text: models may have dots in their names.
+_KNOWN_MODELS = re.compile(r"this server has (.+)\.$")
+# TensorFlow Serving calls a label that is unknown an invalid argument, and our server does too.
+_NO_LABEL = re.compile(r"Unrecognized servable version label: |Model .+ has no version label ")
 
 
 def http_error(reply: Reply, message: str) -> ClientError:
@@ -59,6 +62,8 @@ def grpc_error(reply: Reply) -> ClientError:
 def _error(code: str, message: str, reply: Reply, status: str) -> ClientError:
     retry_after_s = _retry_after_s(reply)
     error: ClientError
+    if code == "INVALID_ARGUMENT" and _NO_LABEL.match(message):
+        code = "NOT_FOUND"
     match code:
         case "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "OUT_OF_RANGE":
             error = InvalidInputError(message, field=reply.headers.get(FIELD_HEADER, ""))

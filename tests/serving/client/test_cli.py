@@ -75,6 +75,8 @@ def test_other_failures_end_the_command_with_their_code(run, images):
     lost = run("huge", images)
     assert lost.exit_code == 13
     assert "this server has tiny" in lost.stderr
+    unlabelled = run("tiny", images, "--label", "q")
+    assert (unlabelled.exit_code, unlabelled.stderr.count("error: ")) == (13, 1)
     gone = run("tiny", images, "--url", "http://127.0.0.1:9", "--timeout-s", "1")
     assert gone.exit_code == 10
     assert gone.stderr.count("error: ") == 1

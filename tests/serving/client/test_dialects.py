@@ -89,6 +89,14 @@ def test_what_a_protocol_has_no_word_for_is_refused_here(spoken):
     else:
         found = client.predict("tiny", IMAGE, label="stable")
         np.testing.assert_allclose(found.array, softmax(logits_of(IMAGE)), atol=1e-6)
+        with pytest.raises(ModelNotFoundError, match="no version label 'q'"):
+            client.predict("tiny", IMAGE, label="q")
+        with pytest.raises(ModelNotFoundError, match="no version label 'q'"):
+            client.metadata("tiny", label="q")
+    if protocol in ("auto", "native"):
+        with pytest.raises(ModelNotFoundError, match="no version label 'q'") as refused:
+            client.classify("tiny", PIXELS, label="q")
+        assert refused.value.known == ("tiny",)
     with pytest.raises(UnsupportedError):
         client.load("tiny")
     with pytest.raises(UnsupportedError):
@@ -100,6 +108,23 @@ def test_numbers_that_json_has_no_word_for_come_back(tiny_server):
     image = np.full((1, 2, 2, 1), np.nan, np.float32)
     with Client(tiny_server.url) as client:
         assert np.isnan(client.predict("tiny", image).array).all()
+
+
+def test_a_label_that_tensorflow_serving_does_not_know_is_no_fault_of_the_input(foreign):
+    words = "Unrecognized servable version label: q"
+    foreign.pages = {"/v1/models/m/labels/q/metadata": (400, {"error": words})}
+    with pytest.raises(ModelNotFoundError, match=words) as refused:
+        foreign.client.metadata("m", label="q")
+    assert refused.value.status == "400"
+
+
+def test_models_are_known_by_their_whole_names():
+    server = FakeServer()
+    for name in ("bf", "dotted.name", "v1.0"):
+        server.add(name, lambda x: x)
+    with server.client() as client, pytest.raises(ModelNotFoundError) as missing:
+        client.metadata("m")
+    assert missing.value.known == ("bf", "dotted.name", "v1.0")
 
 
 def test_a_protocol_that_is_none_is_told():
