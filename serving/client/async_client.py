@@ -147,11 +147,12 @@ class AsyncClient:
             timeout_s: Instead of the client's.
 
         Raises:
+            UsageError: both a version and a label.
             InvalidInputError: the inputs do not fit; `field` names the one at fault.
             ModelNotFoundError: no such model, version or label.
             ClientError: see `serving.client.errors`.
         """
-        target = Target(model, version, label)
+        target = self._core.target(model, version, label)
         return await self._run(
             self._core.predict(
                 target, inputs, signature=signature, outputs=outputs, timeout_s=timeout_s
@@ -210,7 +211,7 @@ class AsyncClient:
             ImageError: an image that cannot be read.
             ClientError: see `serving.client.errors`.
         """
-        target = Target(model, version, label)
+        target = self._core.target(model, version, label)
         several, is_one = listed(images)
         found = await self._run(
             self._core.classify(target, several, top_k=top_k, timeout_s=timeout_s)
@@ -264,6 +265,7 @@ class AsyncClient:
             return rows_of(answer, len(batch.items))
 
         check_streaming(batch_size, concurrency)
+        self._core.target(model, version, label)  # refused here, and not item by item
         batches, total = gather(items, batch_size, is_alike), number_of(items)
         return stream_async(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
@@ -293,6 +295,7 @@ class AsyncClient:
             )
 
         check_streaming(batch_size, concurrency)
+        self._core.target(model, version, label)  # refused here, and not item by item
         batches, total = gather(images, batch_size), number_of(images)
         return stream_async(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
@@ -305,7 +308,9 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Layers:
         """What of a version can be looked into: its layers, and the methods for each."""
-        return await self._run(self._core.layers(Target(model, version, label), timeout_s))
+        return await self._run(
+            self._core.layers(self._core.target(model, version, label), timeout_s)
+        )
 
     async def explain(
         self,
@@ -340,7 +345,7 @@ class AsyncClient:
             UnsupportedError: this server, or this version, cannot.
         """
         call = ExplainCall(
-            target=Target(model, version, label),
+            target=self._core.target(model, version, label),
             method=method,
             layer=layer,
             explained=target,
@@ -358,7 +363,9 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Metadata:
         """What a version takes and gives."""
-        return await self._run(self._core.metadata(Target(model, version, label), timeout_s))
+        return await self._run(
+            self._core.metadata(self._core.target(model, version, label), timeout_s)
+        )
 
     async def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
         """The states of a model's versions."""

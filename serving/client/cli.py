@@ -92,6 +92,8 @@ def predict(
     from serving.client.errors import ClientError, InvalidInputError
     from serving.client.settings import Tls
 
+    if version is not None and label is not None:
+        raise click.UsageError("--version and --label exclude each other: give one of them.")
     named = dict(_read(images))
     answers: dict[str, Classification] = {}
     failure: ClientError | None = None

@@ -144,11 +144,12 @@ class Client:
             timeout_s: Instead of the client's.
 
         Raises:
+            UsageError: both a version and a label.
             InvalidInputError: the inputs do not fit; `field` names the one at fault.
             ModelNotFoundError: no such model, version or label.
             ClientError: see `serving.client.errors`.
         """
-        target = Target(model, version, label)
+        target = self._core.target(model, version, label)
         return self._run(
             self._core.predict(
                 target, inputs, signature=signature, outputs=outputs, timeout_s=timeout_s
@@ -207,7 +208,7 @@ class Client:
             ImageError: an image that cannot be read.
             ClientError: see `serving.client.errors`.
         """
-        target = Target(model, version, label)
+        target = self._core.target(model, version, label)
         several, is_one = listed(images)
         found = self._run(self._core.classify(target, several, top_k=top_k, timeout_s=timeout_s))
         return found[0] if is_one else found
@@ -259,6 +260,7 @@ class Client:
             return rows_of(answer, len(batch.items))
 
         check_streaming(batch_size, concurrency)
+        self._core.target(model, version, label)  # refused here, and not item by item
         batches, total = gather(items, batch_size, is_alike), number_of(items)
         return stream(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
@@ -288,6 +290,7 @@ class Client:
             )
 
         check_streaming(batch_size, concurrency)
+        self._core.target(model, version, label)  # refused here, and not item by item
         batches, total = gather(images, batch_size), number_of(images)
         return stream(batches, ask, concurrency=concurrency, progress=progress, total=total)
 
@@ -300,7 +303,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> Layers:
         """What of a version can be looked into: its layers, and the methods for each."""
-        return self._run(self._core.layers(Target(model, version, label), timeout_s))
+        return self._run(self._core.layers(self._core.target(model, version, label), timeout_s))
 
     def explain(
         self,
@@ -335,7 +338,7 @@ class Client:
             UnsupportedError: this server, or this version, cannot.
         """
         call = ExplainCall(
-            target=Target(model, version, label),
+            target=self._core.target(model, version, label),
             method=method,
             layer=layer,
             explained=target,
@@ -353,7 +356,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> Metadata:
         """What a version takes and gives."""
-        return self._run(self._core.metadata(Target(model, version, label), timeout_s))
+        return self._run(self._core.metadata(self._core.target(model, version, label), timeout_s))
 
     def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
         """The states of a model's versions."""

@@ -169,6 +169,17 @@ class Core:
         self._metadata: dict[Target, tuple[float, Metadata]] = {}
         self._plans: dict[_Key, _Plan] = {}
 
+    def target(self, model: str, version: int | None, label: str | None) -> Target:
+        """What a call is about.
+
+        Raises:
+            UsageError: it names a version and a label, which may be another.
+        """
+        if version is not None and label is not None:
+            told = f"version={version} and label={label!r} exclude each other: name one of them."
+            raise self._told(UsageError(told), _Call(model, Deadline(None)))
+        return Target(model, version, label)
+
     def _begin(self, model: str, timeout_s: float | None) -> _Call:
         return _Call(model, Deadline(self._timeout_s if timeout_s is None else timeout_s))
 

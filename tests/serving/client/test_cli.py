@@ -83,6 +83,12 @@ def test_other_failures_end_the_command_with_their_code(run, images):
     assert (lost.stdout, gone.stdout) == ("", "")
 
 
+def test_a_version_and_a_label_exclude_each_other():
+    told = CliRunner().invoke(predict, ["m", "a.png", "--version", "1", "--label", "stable"])
+    assert told.exit_code == 2
+    assert "--version and --label exclude each other" in told.stderr
+
+
 @served
 @pytest.mark.parametrize(
     ("arguments", "words"),

@@ -118,6 +118,26 @@ def test_a_label_that_tensorflow_serving_does_not_know_is_no_fault_of_the_input(
     assert refused.value.status == "400"
 
 
+def test_a_version_and_a_label_together_are_refused():
+    server, both = FakeServer(), {"version": 1, "label": "stable"}
+    server.add("m", lambda x: x, classify=lambda _: {"ant": 1.0}, version_label="stable")
+    with server.client() as client:
+        asks = [
+            lambda: client.predict("m", {"x": IMAGE}, **both),
+            lambda: client.classify("m", PIXELS, **both),
+            lambda: client.predict_many("m", [{"x": IMAGE}], **both),
+            lambda: client.classify_many("m", [PIXELS], **both),
+            lambda: client.metadata("m", **both),
+            lambda: client.layers("m", **both),
+            lambda: client.explain("m", PIXELS, method="saliency", **both),
+        ]
+        for ask in asks:
+            with pytest.raises(UsageError, match=r"version=1 and label='stable'") as refused:
+                ask()
+            assert (refused.value.model, refused.value.url) == ("m", client._core._address.url)
+    assert server.calls == []
+
+
 def test_models_are_known_by_their_whole_names():
     server = FakeServer()
     for name in ("bf", "dotted.name", "v1.0"):
