@@ -91,7 +91,8 @@ class _GrpcChannel:
 
 # gRPC gives its own failures and the server's the same codes; only its words tell them apart.
 _NOT_CONNECTED = re.compile(
-    r"all backends failing|failed to connect|name resolution|dns resolution|no address|handshake",
+    r"all backends failing|failed to connect|name resolution|dns resolution|no address|handshake"
+    r"|errors resolving|hostname lookup|domain name not found",
     re.IGNORECASE,
 )
 _BROKEN = re.compile(

@@ -249,6 +249,21 @@ def test_no_server_is_told_within_the_deadline(url):
     assert not refused.value.is_sent
 
 
+# A label of a name has 63 characters at most, so nobody is asked for this one.
+NO_NAME = f"{'a' * 64}:1"
+
+
+@pytest.mark.parametrize("url", [f"http://{NO_NAME}", f"grpc://{NO_NAME}"])
+async def test_a_host_without_an_address_is_no_connection(url):
+    options = {"timeout_s": 5, "retries": Retries(attempts=1)}
+    with Client(url, **options) as client, pytest.raises(TransportError, match="No connection"):
+        client.models()
+    async with AsyncClient(url, **options) as client:
+        with pytest.raises(TransportError, match=r"No connection to a+:1") as refused:
+            await client.models()
+    assert not refused.value.is_sent
+
+
 class Scripted(BaseHTTPRequestHandler):
     """An HTTP server that answers what a list says, one after the other."""
 
