@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from serving.client.address import Protocol
 from serving.client.dialects import replies
+from serving.client.errors import AnswerError
 from serving.client.exchange import Question, Reply, Request
 from serving.wire import oip_proto
 from serving.wire.codes import CODE_NUMBERS
@@ -43,8 +44,17 @@ def _server(name: str, extensions: Iterable[str]) -> Server:
 
 def _http(reply: Reply) -> Server:
     # 404 and its like, but not "who are you" (401, 403) or "come back" (408, 429).
-    if reply.status in (400, 404, 405, 501):
+    if reply.status in (404, 405, 501):
         return Server("tfs", has_raw=False)
+    if reply.status == 400:
+        # A gRPC port may say so of HTTP/1.1, and a port with TLS of a request without.
+        said = bytes(reply.body[:80])
+        error = AnswerError(
+            f"The server was asked what it speaks and answered with status 400: {said!r}. Is this "
+            "the REST port, and is it http:// or https:// as the URL says?"
+        )
+        error.status = str(reply.status)
+        raise error
 
     def decode(body: bytes) -> Server:
         document = loads(body)

@@ -247,6 +247,22 @@ def test_discovery_takes_no_refusal_for_an_answer(foreign):
         foreign.client.models()
 
 
+def test_discovery_takes_a_bad_request_for_no_protocol(foreign):
+    foreign.pages = {"/v2": (400, {"error": "plain HTTP on a port with TLS"})}
+    with pytest.raises(AnswerError, match=r"plain HTTP on .*Is this the REST port") as told:
+        foreign.client.classify("m", PIXELS)
+    assert told.value.status == "400"
+
+
+@served
+def test_the_grpc_port_asked_over_http_is_told(tiny_server):
+    with (
+        Client(f"http://{tiny_server.grpc}", timeout_s=5, retries=Retries(attempts=1)) as client,
+        pytest.raises(AnswerError, match="Is this the REST port"),
+    ):
+        client.classify("tiny", PIXELS)
+
+
 @pytest.mark.parametrize("document", [[], {"outputs": 3}, {"outputs": [{"name": "a"}]}, "text"])
 def test_an_answer_that_is_none_says_so(foreign, document):
     foreign.pages = {
