@@ -1,5 +1,6 @@
 """One deadline for one call: connecting, retries and waiting all draw on the same time."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -7,12 +8,15 @@ from serving.client.errors import DeadlineError, UsageError
 
 Clock = Callable[[], float]
 
+# A year. Far beyond it gRPC, sockets and locks take a time for one that is over already.
+LONGEST_S = 365 * 24 * 3600.0
+
 
 class Deadline:
     """A moment after which nobody waits any more.
 
     Args:
-        timeout_s: Seconds from now; None for no limit.
+        timeout_s: Seconds from now; None or infinity for no limit, more than a year is a year.
         clock: A monotonic clock in seconds.
 
     Raises:
@@ -28,7 +32,9 @@ class Deadline:
             )
         self.timeout_s = timeout_s
         self._clock = clock
-        self._at = None if timeout_s is None else clock() + timeout_s
+        self._at: float | None = None
+        if timeout_s is not None and timeout_s < math.inf:
+            self._at = clock() + min(timeout_s, LONGEST_S)
 
     def remaining_s(self) -> float | None:
         """Returns the seconds left, never below zero; None when there is no limit."""

@@ -1,13 +1,17 @@
 """One deadline for a call, whatever the server does with its time."""
 
 import asyncio
+import math
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from serving.client import AsyncClient, Client
+from serving.client.deadline import Deadline
 from serving.client.errors import DeadlineError, UsageError
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"
@@ -86,3 +90,49 @@ def test_a_closed_client_says_so(kind):
             await other.status("m")
 
     asyncio.run(ask())
+
+
+class Answering(grpc.GenericRpcHandler):
+    """Answers all calls with an empty message."""
+
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
+
+
+@pytest.mark.parametrize("timeout_s", [1e10, 1e300, math.inf])
+def test_a_very_long_time_is_not_over_at_once_over_grpc(timeout_s):
+    server = grpc.server(ThreadPoolExecutor(1), [Answering()])
+    url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+
+    async def ask():
+        async with AsyncClient(url, protocol="tfs", timeout_s=timeout_s) as client:
+            return await client.status("m")
+
+    try:
+        with Client(url, protocol="tfs") as client:
+            assert client.status("m", timeout_s=timeout_s).versions == ()
+        assert asyncio.run(ask()).versions == ()
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.openvino
+@pytest.mark.parametrize("timeout_s", [1e10, 1e300, math.inf])
+def test_nor_is_it_over_http(tiny_server, timeout_s):
+    url = tiny_server.url.replace("127.0.0.1", "localhost")
+
+    async def ask():
+        async with AsyncClient(url, timeout_s=timeout_s) as client:
+            return await client.models()
+
+    with Client(url) as client:
+        assert client.models(timeout_s=timeout_s) == ("tiny",)
+    assert asyncio.run(ask()) == ("tiny",)
+
+
+def test_infinity_is_no_deadline():
+    assert Deadline(math.inf).remaining_s() is None
+    assert Deadline(math.inf).allows(1e9)
+    with pytest.raises(UsageError):
+        Deadline(math.nan)
