@@ -1,5 +1,6 @@
 """gRPC connections on grpcio, for threads and for asyncio."""
 
+import asyncio
 import json
 import os
 import re
@@ -138,9 +139,11 @@ class AsyncGrpcTransport(_GrpcChannel):
 
     def __init__(self, address: Address, tls: Tls) -> None:
         super().__init__(address, tls, grpc.aio)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, step: Send) -> Reply:
         """As `Transport.send`."""
+        self._adopt_loop()
         method = self._method(step.request.path)
         try:
             call = method(
@@ -156,8 +159,16 @@ class AsyncGrpcTransport(_GrpcChannel):
             raise UsageError(f"gRPC refused the call: {error}") from error
         return Reply(0, answer, trailers)
 
+    def _adopt_loop(self) -> None:
+        """Forgets the channel of another loop, most often one that has ended."""
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._loop = loop
+            self._channel = None
+            self._methods.clear()
+
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
+        self._adopt_loop()
         self._is_closed = True
         self._methods.clear()
         if self._channel is not None:

@@ -230,6 +230,17 @@ async def test_the_async_client_gives_the_same_answers(tiny_server, kind):
             await client.predict("huge", IMAGE)
 
 
+@served
+def test_an_async_client_over_grpc_goes_from_one_event_loop_to_the_next(tiny_server):
+    client = AsyncClient(f"grpc://{tiny_server.grpc}", timeout_s=10)
+    for _ in range(3):
+        found = asyncio.run(client.predict("tiny", IMAGE))
+        np.testing.assert_allclose(found.array, softmax(logits_of(IMAGE, 2.0)), atol=1e-6)
+    asyncio.run(client.close())
+    with pytest.raises(UsageError, match="closed"):
+        asyncio.run(client.models())
+
+
 def test_the_client_for_threads_is_what_the_one_for_tasks_makes_of_it():
     command = [sys.executable, "scripts/derive_client.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
