@@ -177,11 +177,13 @@ def encode_classify_request(call: ClassifyImagesCall) -> bytes:
     """Client: a PredictRequest of the signature `classify_images`."""
     images = np.empty(len(call.images), dtype=np.object_)
     images[:] = call.images
+    # The most that an int32 holds: as good as any larger number, since no model has more labels.
+    top_k = min(call.top_k, np.iinfo(np.int32).max)
     return encode_predict_request(
         PredictCall(
             target=call.target,
             signature=CLASSIFY_IMAGES,
-            inputs={"image_bytes": images, "top_k": np.asarray(call.top_k, dtype=np.int32)},
+            inputs={"image_bytes": images, "top_k": np.asarray(top_k, dtype=np.int32)},
         )
     )
 

@@ -105,6 +105,7 @@ def test_images_come_in_every_form_users_have_them(client, tmp_path):
     listed = client.classify("tiny", forms[:3], top_k=9)
     assert isinstance(listed, list)
     assert [len(each.scores) for each in listed] == [3, 3, 3]
+    assert len(client.classify("tiny", PIXELS, top_k=10**12).scores) == 3
     assert listed[0].probability == pytest.approx(answers[0].probability, abs=1e-6)
     assert client.classify("tiny", []) == []
     answer = answers[0]
