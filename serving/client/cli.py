@@ -3,7 +3,7 @@
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,23 +127,40 @@ def predict(
         sys.exit(failure.exit_code)
 
 
-def _read(images: tuple[str, ...]) -> Iterator[tuple[str, bytes | Path]]:
+def _read(images: tuple[str, ...]) -> Iterator[tuple[str, "bytes | str | Path"]]:
+    from serving.client.images import is_url
+
     for image in images:
         path = Path(image)
         if image == "-":
             yield "-", sys.stdin.buffer.read()
-        elif path.is_dir():
+        elif is_url(image):
+            yield image, image  # as it is, for the error to name it
+        elif _is(path.is_dir):
             inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
-            if not inside:
+            files = [each for each in inside if not _is(each.is_dir)]
+            if not files:
                 raise click.UsageError(f"There is no image in {path}: {', '.join(SUFFIXES)}.")
-            yield from ((str(each), each) for each in inside)
-        elif glob.has_magic(image) and not path.exists():
+            yield from ((str(each), each) for each in files)
+        elif glob.has_magic(image) and not _is(path.exists):
             found = sorted(glob.glob(image, recursive=True))  # noqa: PTH207 - ** as users know it
-            if not found:
+            named = [each for each in found if not _is(Path(each).is_dir)]
+            if not named:
                 raise click.UsageError(f"No file matches {image!r}.")
-            yield from ((each, Path(each)) for each in found)
+            yield from ((each, Path(each)) for each in named)
         else:
             yield image, path
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """What a path says of itself; no where its name is too long or its folder is closed.
+
+    Whoever reads the file is told why.
+    """
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _show(answers: "dict[str, Classification]") -> None:

@@ -161,16 +161,22 @@ def _from_pil(image: Any) -> NDArray[Any]:
     return np.asarray(converted)
 
 
+def is_url(text: str) -> bool:
+    """Says whether `text` is a URL rather than the path of a file."""
+    return text.startswith(("http://", "https://", "data:"))
+
+
 def _read_path(path: str | os.PathLike[str]) -> bytes:
-    if isinstance(path, str) and path.startswith(("http://", "https://", "data:")):
+    if isinstance(path, str) and is_url(path):
         raise ImageError(
             f"{path[:60]!r} is a URL; fetch it yourself and pass the bytes.", field="image"
         )
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise ImageError(
-            f"Cannot read the image {os.fspath(path)!r}: {error.strerror or error}.",
+            f"Cannot read the image {os.fspath(path)!r}: "
+            f"{getattr(error, 'strerror', None) or error}.",
             field="image",
         ) from error
     return _not_empty(content, f"The image {os.fspath(path)!r}")

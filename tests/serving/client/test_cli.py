@@ -210,3 +210,32 @@ def test_names_and_labels_with_brackets_are_shown_as_they_are(tmp_path, monkeypa
     assert told.exit_code == 0, told.output
     assert all(name in told.stdout for name in [*names, "[bold]m[/b] version 1"])
     assert told.stdout.count("[red]ant[/]") == 3
+
+
+def test_a_url_and_a_name_that_is_too_long_are_told_as_images(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    wrong = ["https://host/a.png?size=2", "n" * 300 + ".png", "n" * 300 + "*"]
+    with answering() as server:
+        arguments = ["m", *wrong[:2], str(tmp_path / "a.png"), "--url", server.url]
+        told = CliRunner().invoke(predict, arguments)
+        none = CliRunner().invoke(predict, ["m", wrong[2], "--url", server.url])
+    assert told.exit_code == 3
+    assert told.stdout.count("ant") == 1
+    url, long, nothing = told.stderr.split("\n")
+    assert url.startswith("error: https://host/a.png?size=2: 'https://host/a.png?size=2' is a URL")
+    assert "Cannot read the image 'nnn" in long
+    assert "File name too long" in long
+    assert nothing == ""
+    assert (none.exit_code, "No file matches" in none.stderr) == (2, True)
+
+
+def test_a_folder_with_the_name_of_an_image_is_none(tmp_path):
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "b.png" / "c.png").write_bytes(PNG)
+    with answering() as server:
+        for argument in (tmp_path, tmp_path / "**" / "*.png"):
+            told = CliRunner().invoke(predict, ["m", str(argument), "--url", server.url, "--json"])
+            assert (told.exit_code, told.stderr) == (0, "")
+            assert [each["image"] for each in json.loads(told.stdout)] == [
+                str(tmp_path / "b.png" / "c.png")
+            ]

@@ -125,6 +125,8 @@ def test_images_come_in_every_form_users_have_them(client, tmp_path):
         (np.zeros((2, 2)), "uint8 pixels in 0..255; this array is float64"),
         (np.zeros((2, 2, 2, 3), np.uint8), "pass a list"),
         ("http://host/a.png", "is a URL"),
+        ("a\0.png", "Cannot read the image .*null byte"),
+        ("n" * 300, "File name too long"),
         (object(), "not object"),
     ],
 )
