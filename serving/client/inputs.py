@@ -137,16 +137,23 @@ def as_array(value: ArrayLike, tensor: Tensor | None) -> Array:
     """Returns an array as it is; lists and numbers as an array of the tensor's dtype.
 
     Raises:
-        InvalidInputError: a ragged list, or values that the dtype cannot hold.
+        InvalidInputError: a ragged list, values that the dtype cannot hold, or a dtype that NumPy
+            lacks here.
     """
     if isinstance(value, np.ndarray):
         return value
     name = tensor.name if tensor is not None else "inputs"
     if hasattr(value, "__array__"):  # pandas, torch on the CPU, TensorFlow, PIL
         return np.asarray(value)
-    dtype = None if tensor is None else NUMPY_DTYPES.get(tensor.dtype, tensor.dtype)
     try:
+        dtype = None if tensor is None else _numpy_dtype(tensor.dtype)
         array = np.asarray(value, dtype=dtype)
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"Input {name!r} takes bfloat16, which NumPy has from the package ml_dtypes only: "
+            "pip install ml_dtypes.",
+            field=name,
+        ) from error
     except (ValueError, TypeError, OverflowError) as error:
         wanted = "" if tensor is None else f" of {tensor.dtype}"
         raise InvalidInputError(
@@ -155,8 +162,12 @@ def as_array(value: ArrayLike, tensor: Tensor | None) -> Array:
     return array
 
 
-# What NumPy calls the dtypes it has another name for.
-NUMPY_DTYPES = {"bytes": "O", "bfloat16": "V2"}
+def _numpy_dtype(name: str) -> Any:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.bfloat16
+    return "O" if name == "bytes" else name
 
 
 def shape_fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
@@ -171,8 +182,6 @@ def shape_fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) ->
 def _dtype_fits(dtype: np.dtype[Any], wanted: str) -> bool:
     if wanted == "bytes":
         return dtype.kind in "OSU"
-    if wanted == "bfloat16":
-        return dtype.name == "bfloat16" or dtype == np.dtype("V2")
     return _dtype_name(dtype) == wanted
 
 
@@ -183,8 +192,12 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def _dtype_hint(array: Array, tensor: Tensor) -> str:
+    if array.dtype.kind == "V" and tensor.dtype == "bfloat16":  # bits that lost their type
+        return " Name its type: array.view(ml_dtypes.bfloat16), with the package ml_dtypes."
     if tensor.dtype == "bytes" or array.dtype.kind in "OSUV":
         return ""
+    if tensor.dtype == "bfloat16":
+        return " Convert it: array.astype(ml_dtypes.bfloat16), with the package ml_dtypes."
     hint = f" Convert it: array.astype(np.{tensor.dtype})."
     if array.dtype == np.uint8 and tensor.dtype.startswith("float"):
         hint += " Mind the range the model was trained on; classify() sends pictures as they are."

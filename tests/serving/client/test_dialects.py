@@ -1,6 +1,7 @@
 """Every protocol that the client speaks, asked of one real server; and servers that answer oddly."""
 
 import json
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -445,3 +446,38 @@ def test_strings_of_another_length_follow_each_other(dtype):
 def test_no_request_of_strings_is_repeated(protocol, is_grpc, dtype):
     words = np.array(["abc"]).astype(dtype)
     assert dialect(protocol, is_grpc=is_grpc).again(PredictCall(Target("m"), {"x": words})) is None
+
+
+@pytest.fixture
+def half():
+    """A client of a server whose model takes bfloat16."""
+    server = FakeServer()
+    server.add("m", lambda x: x.astype(np.float32), inputs={"x": ("bfloat16", (None,))})
+    with server.client() as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.ones(2, np.float32), r"is float32. Convert it: array.astype\(ml_dtypes.bfloat16\)"),
+        (np.zeros(2, "V2"), r"Name its type: array.view\(ml_dtypes.bfloat16\)"),
+    ],
+)
+def test_how_an_array_becomes_bfloat16_is_told(half, array, words):
+    with pytest.raises(InvalidInputError, match=words) as refused:
+        half.predict("m", array)
+    assert refused.value.field == "x"
+
+
+def test_lists_become_bfloat16(half):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    array = np.array([1.5, -2]).astype(ml_dtypes.bfloat16)
+    for numbers in (array, [1.5, -2], array.view("V2").view(ml_dtypes.bfloat16)):
+        assert half.predict("m", numbers).array.tolist() == [1.5, -2]
+
+
+def test_a_list_for_bfloat16_names_the_package_that_is_missing(half, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(InvalidInputError, match="pip install ml_dtypes"):
+        half.predict("m", [1.5])
