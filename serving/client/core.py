@@ -177,11 +177,14 @@ class Core:
         """
         if version is not None and label is not None:
             told = f"version={version} and label={label!r} exclude each other: name one of them."
-            raise self._told(UsageError(told), _Call(model, Deadline(None)))
+            raise self._about(model, UsageError(told))
         return Target(model, version, label)
 
     def _begin(self, model: str, timeout_s: float | None) -> _Call:
-        return _Call(model, Deadline(self._timeout_s if timeout_s is None else timeout_s))
+        try:
+            return _Call(model, Deadline(self._timeout_s if timeout_s is None else timeout_s))
+        except UsageError as error:
+            raise self._about(model, error) from None
 
     # --- operations
 
@@ -313,8 +316,7 @@ class Core:
     def layers(self, target: Target, timeout_s: float | None) -> Steps[Layers]:
         """What of a version can be looked into."""
         call = self._begin(target.model, timeout_s)
-        question = (yield from self._spoken(call)).layers(target)
-        answer, _ = yield from self._ask(question, call)
+        answer, _ = yield from self._ask_for(lambda spoken: spoken.layers(target), call)
         return Layers(
             model=answer.model,
             version=answer.version,
@@ -365,16 +367,15 @@ class Core:
         return (yield from self._described(target, self._begin(target.model, timeout_s)))
 
     def _described(self, target: Target, call: _Call) -> Steps[Metadata]:
-        question = (yield from self._spoken(call)).metadata(target)
-        found = _metadata(target, (yield from self._ask(question, call))[0])
+        answer, _ = yield from self._ask_for(lambda spoken: spoken.metadata(target), call)
+        found = _metadata(target, answer)
         self._metadata[target] = (time.monotonic() + METADATA_FOR_S, found)
         return found
 
     def status(self, target: Target, timeout_s: float | None) -> Steps[ModelStatus]:
         """The states of a model's versions."""
         call = self._begin(target.model, timeout_s)
-        question = (yield from self._spoken(call)).status(target)
-        answer, _ = yield from self._ask(question, call)
+        answer, _ = yield from self._ask_for(lambda spoken: spoken.status(target), call)
         return ModelStatus(
             model=answer.model,
             versions=tuple(
@@ -388,19 +389,18 @@ class Core:
     def models(self, timeout_s: float | None) -> Steps[tuple[str, ...]]:
         """The names of all models."""
         call = self._begin("", timeout_s)
-        question = (yield from self._spoken(call)).models()
-        return (yield from self._ask(question, call))[0]
+        return (yield from self._ask_for(lambda spoken: spoken.models(), call))[0]
 
     def load(self, model: str, timeout_s: float | None) -> Steps[None]:
         """Loads a model."""
         call = self._begin(model, timeout_s)
-        yield from self._ask((yield from self._spoken(call)).load(model), call)
+        yield from self._ask_for(lambda spoken: spoken.load(model), call)
         self._forget(model)
 
     def unload(self, model: str, timeout_s: float | None) -> Steps[None]:
         """Unloads a model."""
         call = self._begin(model, timeout_s)
-        yield from self._ask((yield from self._spoken(call)).unload(model), call)
+        yield from self._ask_for(lambda spoken: spoken.unload(model), call)
         self._forget(model)
 
     def _forget(self, model: str) -> None:
@@ -471,6 +471,17 @@ class Core:
             self._dialect = dialect(protocol, is_grpc=is_grpc, has_raw=has_raw)
         return self._dialect
 
+    def _ask_for(
+        self, form: Callable[[Dialect], Question[T]], call: _Call
+    ) -> Steps[tuple[T, Reply]]:
+        """Asks what the server's dialect makes of it; says so where it has no word for it."""
+        spoken = yield from self._spoken(call)
+        try:
+            question = form(spoken)
+        except ClientError as error:
+            raise self._told(error, call) from error.__cause__
+        return (yield from self._ask(question, call))
+
     def _ask(self, question: Question[T], call: _Call) -> Steps[tuple[T, Reply]]:
         """Asks, and asks again where that is safe and there is time."""
         attempts: Attempts | None = None
@@ -521,9 +532,14 @@ class Core:
         if call.model not in error.known:
             error.args = (f"{error} This server has {', '.join(error.known) or 'no models'}.",)
 
+    def _about(self, model: str, error: ClientError) -> ClientError:
+        """The error with whom and what it is about."""
+        error.url, error.model = self._address.url, model
+        return error
+
     def _told(self, error: ClientError, call: _Call) -> ClientError:
         """The error with the facts of its call."""
-        error.url, error.model = self._address.url, call.model
+        self._about(call.model, error)
         if error.attempts and not error.request_id:
             error.request_id = call.request_id
         return error

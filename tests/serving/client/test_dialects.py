@@ -119,6 +119,23 @@ def test_a_label_that_tensorflow_serving_does_not_know_is_no_fault_of_the_input(
     assert refused.value.status == "400"
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
+def test_what_has_no_word_carries_the_facts_of_its_call(url):
+    with Client(url, protocol="tfs") as client:
+        for ask, model in (
+            (client.models, ""),
+            (lambda: client.load("m"), "m"),
+            (lambda: client.unload("m"), "m"),
+            (lambda: client.layers("m"), "m"),
+        ):
+            with pytest.raises(UnsupportedError) as refused:
+                ask()
+            assert (refused.value.url, refused.value.model) == (url, model)
+    with Client(url, protocol="tfs") as client, pytest.raises(UsageError) as wrong:
+        client.status("m", timeout_s=-1)
+    assert (wrong.value.url, wrong.value.model) == (url, "m")
+
+
 def test_a_version_and_a_label_together_are_refused():
     server, both = FakeServer(), {"version": 1, "label": "stable"}
     server.add("m", lambda x: x, classify=lambda _: {"ant": 1.0}, version_label="stable")
