@@ -7,12 +7,11 @@ The body is one raw image, several in multipart/form-data, or `{"images": [{"b64
 
 import base64
 import binascii
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any
 
 from serving.errors import InvalidRequestError
 from serving.messages import ClassifyImagesReply, LabelScore, Timings
+from serving.wire import multipart
 from serving.wire.tfs_json import dumps, loads
 
 
@@ -30,7 +29,7 @@ def decode_images(body: bytes, content_type: str) -> tuple[bytes, ...]:
     if kind == "application/json":
         return _decode_json(body)
     if kind == "multipart/form-data":
-        return _decode_multipart(body, content_type)
+        return multipart.decode_files(body, content_type)
     if not body:
         raise InvalidRequestError("The body is empty; send an image.", field="images")
     return (body,)
@@ -54,21 +53,6 @@ def _decode_json(body: bytes) -> tuple[bytes, ...]:
             raise InvalidRequestError(
                 f"images[{index}] is no base64: {error}.", field=f"images[{index}]"
             ) from error
-    return tuple(found)
-
-
-def _decode_multipart(body: bytes, content_type: str) -> tuple[bytes, ...]:
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
-    message = BytesParser(policy=HTTP).parsebytes(head + body)
-    if not message.is_multipart():
-        raise InvalidRequestError("The multipart body has no parts; is its boundary right?")
-    found = []
-    for part in message.walk():
-        if part.is_multipart():
-            continue
-        content = part.get_payload(decode=True)
-        if isinstance(content, bytes) and content:
-            found.append(content)
     return tuple(found)
 
 
