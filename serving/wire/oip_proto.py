@@ -6,6 +6,7 @@ Replies always carry raw tensors, one an output: tritonclient reads nothing else
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -183,14 +184,29 @@ def encode_infer_reply(
 
 
 def encode_stream_reply(response: bytes) -> bytes:
-    """Server: a ModelStreamInferResponse around a ModelInferResponse that is written already."""
-    # Field 2, length-delimited: what lies inside need not be read again.
-    return b"\x12" + varint(len(response)) + response
+    """Server: a ModelStreamInferResponse around a ModelInferResponse that is written already.
+
+    It says that it is its request's last one: tritonclient's users wait for that word.
+    """
+    # Field 2, length-delimited: what lies inside need not be read again. What stands behind it is
+    # merged into it.
+    last = _last_of_stream()
+    return b"".join((b"\x12", varint(len(response) + len(last)), response, last))
 
 
 def encode_stream_error(text: str, request_id: str) -> bytes:
-    """Server: a ModelStreamInferResponse that says what is wrong with one request."""
-    return new("ModelStreamInferResponse", error_message=text, infer_response={"id": request_id})
+    """Server: a ModelStreamInferResponse that says what is wrong with one request, its last one."""
+    response = new("ModelInferResponse", id=request_id)
+    return new("ModelStreamInferResponse", error_message=text) + encode_stream_reply(response)
+
+
+@cache
+def _last_of_stream() -> bytes:
+    """The parameter by which Triton marks the last answer to each request of a stream."""
+    response = message("inference.ModelInferResponse")()
+    response.parameters["triton_final_response"].bool_param = True
+    body: bytes = response.SerializeToString()
+    return body
 
 
 def id_of(body: bytes) -> str:

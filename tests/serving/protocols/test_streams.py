@@ -14,8 +14,14 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from serving.app import bind
 from serving.listeners.grpc import GrpcListener
 from serving.messages import PredictCall, Target
-from serving.protocols.grpc import SERVICES, build_grpc_streams, build_grpc_watches
+from serving.protocols.grpc import (
+    SERVICES,
+    build_grpc,
+    build_grpc_streams,
+    build_grpc_watches,
+)
 from serving.protocols.reflection import METHODS
+from serving.transport import GrpcRequest
 from serving.wire import oip_proto
 from serving.wire.pool import message
 from tests.serving.protocols.fakes import FakeService
@@ -144,6 +150,19 @@ async def test_an_error_ends_its_request_and_not_the_stream(address):
     assert "no ModelInferRequest" in found[2].error_message
     assert len(found[3].infer_response.raw_output_contents[0]) == 4000
     assert not found[0].error_message
+
+
+async def test_every_answer_says_that_it_is_the_last_to_its_request(address):
+    bodies = await exchange(address, INFER, infer(1, "a"), infer(1, "b", model="n"), b"\xff")
+    for body in bodies:
+        found = message("inference.ModelStreamInferResponse").FromString(body)
+        assert found.infer_response.parameters["triton_final_response"].bool_param
+
+
+async def test_an_answer_outside_of_a_stream_says_nothing_of_streams():
+    handler = build_grpc(FakeService())["/inference.GRPCInferenceService/ModelInfer"]
+    body = (await handler(GrpcRequest(infer(1, "a")))).body
+    assert not message("inference.ModelInferResponse").FromString(body).parameters
 
 
 class SlowService(FakeService):
