@@ -274,7 +274,10 @@ def classify(array: Array, k: int, labels: tuple[str, ...]) -> Array:
             f"An output of type {dtype_name(array)} cannot be ranked.", field="classification"
         )
     rows = array.reshape(len(array), -1) if array.ndim > 1 else array.reshape(1, -1)
-    best = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    # Minus a whole number has no place in an unsigned type, and the least one of a signed type
+    # none either; the complement turns the order around for all of them.
+    turned = -rows if rows.dtype.kind == "f" else ~rows
+    best = np.argsort(turned, axis=1, kind="stable")[:, :k]
     texts = np.empty(best.shape, dtype=np.object_)
     for row, column in np.ndindex(*best.shape):
         index = int(best[row, column])

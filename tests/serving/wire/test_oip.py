@@ -146,6 +146,14 @@ def test_the_best_classes_are_ranked_with_value_index_and_label():
         oip.classify(np.array([b"a"], object), 1, ())
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint64", "int8", "int64"])
+def test_the_best_of_whole_numbers_are_ranked_from_the_largest_on(dtype):
+    bounds = np.iinfo(dtype)
+    scores = np.array([[0, bounds.max, bounds.min, 5, 5]], dtype)
+    found = [text.split(b":")[1] for text in oip.classify(scores, 4, ())[0]]
+    assert found == [b"1", b"3", b"4", b"0"]
+
+
 def test_typed_contents_are_read_and_mixing_is_refused():
     from serving.wire.pool import message
 
