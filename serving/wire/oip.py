@@ -153,28 +153,33 @@ def whole_number(parameters: Mapping[str, Any], name: str) -> int:
     """A parameter that is a whole number; 0 where there is none.
 
     Raises:
-        InvalidRequestError: it is none, or below 0.
+        InvalidRequestError: it is none, below 0, or too large.
     """
     value = parameters.get(name, 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST:
         raise InvalidRequestError(
-            f"The parameter {name} is {value!r}; a whole number from 0 is expected.", field=name
+            f"The parameter {name} is {value!r:.80}; a whole number from 0 to {LARGEST} is "
+            "expected.",
+            field=name,
         )
     return value
 
+
+# What a parameter or a size can be at most: gRPC has 64 bits with a sign for them.
+LARGEST = 2**63 - 1
 
 # A bool is an int to isinstance.
 _WHOLE = {int}
 
 
-def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], str]:
+def check_shape(name: str, datatype: Any, shape: Any) -> tuple[tuple[int, ...], str]:
     """Returns (shape, our dtype) of an input's declaration.
 
     Raises:
         InvalidRequestError: a datatype or shape that is none.
         LimitExceededError: too many elements.
     """
-    if datatype not in DTYPES:
+    if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidRequestError(
             f"Input {name!r} has datatype {datatype!r}; there are {', '.join(DTYPES)}.", field=name
         )
@@ -182,9 +187,11 @@ def check_shape(name: str, datatype: str, shape: Any) -> tuple[tuple[int, ...], 
         not isinstance(shape, list | tuple)
         or not set(map(type, shape)) <= _WHOLE
         or min(shape, default=0) < 0
+        or max(shape, default=0) > LARGEST
     ):
         raise InvalidRequestError(
-            f"Input {name!r} has shape {shape!r}; whole numbers from 0 are expected.", field=name
+            f"Input {name!r} has shape {shape!r:.200}; whole numbers from 0 are expected.",
+            field=name,
         )
     count_of(name, shape)
     return tuple(shape), DTYPES[datatype]

@@ -1,6 +1,7 @@
 """The Open Inference Protocol's REST bodies: JSON, and JSON followed by raw tensors."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,6 +55,8 @@ STATES = {
     VersionState.END: "UNAVAILABLE",
 }
 
+_LENGTH = re.compile(r"[0-9]{1,19}")
+
 # What JSON gives for a datatype; a bool is an int to Python and to nobody else.
 _TAKEN: dict[str, set[type]] = {"bytes": {str}, "bool": {bool}}
 
@@ -76,7 +79,7 @@ def decode_infer_request(
         InvalidRequestError: names the part at fault.
     """
     split = _split(body, header_length)
-    if split == 0:
+    if split == 0 and header_length is not None:
         return _raw_request(body, target, signature)
     raw = memoryview(body)[split:]
     # Who sends raw tensors says the same of them each time.
@@ -154,14 +157,23 @@ def _read_head(text: bytes) -> _Head:
         inputs,
         _requested(document.get("outputs")),
         read_parameters(_parameters(document, "the request")),
-        str(document.get("id", "")),
+        _id(document.get("id")),
     )
+
+
+def _id(given: Any) -> str:
+    text = "" if given is None else str(given)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("The id is no Unicode text.", field="id") from error
+    return text
 
 
 def _split(body: bytes | memoryview, header_length: str | None) -> int:
     if header_length is None:
         return len(body)
-    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+    if not _LENGTH.fullmatch(header_length) or int(header_length) > len(body):
         raise InvalidRequestError(
             f"Inference-Header-Content-Length is {header_length[:20]!r}; the body has {len(body)} "
             "bytes."
@@ -249,7 +261,9 @@ def _flatten(data: Any) -> list[Any]:
 
 
 def _parameters(holder: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    parameters = holder.get("parameters", {})
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise InvalidRequestError(f"The parameters of {where} are no object.", field="parameters")
     return parameters

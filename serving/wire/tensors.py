@@ -197,9 +197,12 @@ def count_of(name: str, shape: Sequence[int]) -> int:
             field=name,
         )
     number = math.prod(shape)
-    if number > LIMITS.elements:
+    # NumPy makes no empty array either whose other sizes are too large.
+    reach = number or math.prod(filter(None, shape))
+    if reach > LIMITS.elements:
         raise LimitExceededError(
-            f"Input {name!r} has shape {list(shape)}, {number:,} elements; "
+            f"Input {name!r} has shape {list(shape)}, {reach:,} "
+            f"{'elements' if number else 'times 0 elements'}; "
             f"at most {LIMITS.elements:,} are taken.",
             field=name,
         )

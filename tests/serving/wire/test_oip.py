@@ -113,12 +113,33 @@ def test_a_body_without_json_is_the_only_input():
         ({**tensor(data=[1, 2]), "parameters": 3}, {}, "parameters of the request"),
         ({**tensor(data=[1, 2]), "parameters": {"priority": -1}}, {}, "priority is -1"),
         ({"inputs": [3]}, {}, "Each input is an object"),
+        (tensor(data=[], shape=[0, 2**62, 2**62]), {}, "times 0 elements; at most"),
+        (tensor(data=[], shape=[0, 10**4000]), {}, "whole numbers from 0"),
+        (tensor(data=[1, 2], datatype=[]), {}, r"datatype \[\]; there are BOOL"),
+        (tensor(data=[1, 2], datatype={}), {}, r"datatype \{\}; there are BOOL"),
+        (tensor(data=[1, 2]), {"header": "1" * 5000}, "Inference-Header-Content-Length is '1111"),
+        (
+            {**tensor(data=[1, 2]), "parameters": {"timeout": 10**400}},
+            {},
+            "timeout is 10000.* a whole number from 0 to 9223372036854775807",
+        ),
+        ({**tensor(data=[1, 2]), "id": "\ud800"}, {}, "id is no Unicode text"),
+        (b"", {}, "The document is empty"),
         ({"inputs": tensor(data=[1, 2])["inputs"] * 2}, {}, "'x' comes twice"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_part_at_fault(document, options, words):
     with pytest.raises(InvalidRequestError, match=words):
         decode(document, **options)
+
+
+def test_what_is_null_counts_as_left_out():
+    nothing = dict.fromkeys(("id", "parameters", "outputs"))
+    document = tensor(data=[1, 2], parameters=None)
+    found = decode({**document, **nothing})
+    assert (found.id, found.outputs, found.call.signature) == ("", {}, "")
+    document["outputs"] = [{"name": "y", "parameters": None}]
+    assert decode(document).wanted("y") == oip.AS_JSON
 
 
 def test_limits_and_missing_forms_are_told():

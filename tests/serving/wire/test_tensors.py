@@ -152,3 +152,10 @@ def test_a_terabyte_in_twenty_bytes_is_refused_before_anything_is_allocated():
         decode_tensor(declared(1, 1 << 19, 1 << 19), "x")
     with pytest.raises(LimitExceededError):
         decode_tensor(declared(1, 2**62, 2**62), "x")
+
+
+def test_an_empty_tensor_whose_other_sizes_are_too_large_is_refused():
+    for sizes in ((2**62, 2**62, 0), (0, 2**62, 2**62)):
+        with pytest.raises(LimitExceededError, match="times 0 elements; at most"):
+            decode_tensor(declared(1, *sizes), "x")
+    assert decode_tensor(declared(1, 0, 224, 224, 3), "x").shape == (0, 224, 224, 3)
