@@ -8,9 +8,16 @@ from serving.protocols.service import Administration, Service, required
 from serving.protocols.status import GrpcMethod, text_of
 from serving.transport import GrpcRequest
 from serving.wire import oip_proto
-from serving.wire.oip import extensions
+from serving.wire.oip import extensions, no_shared_memory
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
+
+# Triton's, which our description leaves out: they are there to be refused with a sentence.
+SHARED_MEMORY = tuple(
+    f"{kind}SharedMemory{verb}"
+    for kind in ("System", "Cuda")
+    for verb in ("Status", "Register", "Unregister")
+)
 
 
 class OipGrpc:
@@ -38,6 +45,7 @@ class OipGrpc:
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
+            **dict.fromkeys(SHARED_MEMORY, self._shared_memory),
         }
         return {f"/{INFERENCE_SERVICE}/{name}": method for name, method in named.items()}
 
@@ -102,6 +110,9 @@ class OipGrpc:
         model = oip_proto.decode_load_request("RepositoryModelUnloadRequest", request.body)
         await required(self._administration).unload(model)
         return oip_proto.new("RepositoryModelUnloadResponse", model_name=model, isUnloaded=True)
+
+    async def _shared_memory(self, _: GrpcRequest) -> bytes:
+        raise no_shared_memory()
 
     async def _statistics(self, request: GrpcRequest) -> bytes:
         asked = oip_proto.parse("ModelStatisticsRequest", request.body)

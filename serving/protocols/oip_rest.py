@@ -18,6 +18,7 @@ _MODEL = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19}))?(?P<verb>/infer|/ready|/config|/stats)?"
 )
 _REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<verb>load|unload)")
+_SHARED_MEMORY = ("/v2/systemsharedmemory", "/v2/cudasharedmemory")
 
 # Exactly this, without a charset: KServe's client compares it.
 JSON = (("content-type", "application/json"),)
@@ -51,6 +52,8 @@ class OipRest:
             return self._index(request) if method == "POST" else _wrong()
         if change := _REPOSITORY.fullmatch(path):
             return await self._change(change, request) if method == "POST" else _wrong()
+        if path.startswith(_SHARED_MEMORY):
+            raise oip.no_shared_memory()
         if method != "GET":
             return _wrong() if target else _not_found()
         if target is None or path == "/v2/models/stats":

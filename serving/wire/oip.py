@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -303,6 +303,19 @@ def outputs_of(
         else array
         for name, array in reply.outputs.items()
     }
+
+
+def no_shared_memory() -> UnsupportedError:
+    """What Triton's extension for tensors in shared memory is answered with."""
+    return UnsupportedError(
+        "Shared memory is not supported; send tensors in the request and take them from the answer."
+    )
+
+
+def check_memory(name: str, parameters: Container[str]) -> None:
+    """Raises `UnsupportedError` for a tensor that lies in shared memory, or shall lie there."""
+    if "shared_memory_region" in parameters:
+        raise UnsupportedError(f"Tensor {name!r} has a shared_memory_region. {no_shared_memory()}")
 
 
 def check_load_parameters(parameters: Mapping[str, Any]) -> None:

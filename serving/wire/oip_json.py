@@ -32,6 +32,7 @@ from serving.wire.oip import (
     Parameters,
     RequestedOutput,
     check_load_parameters,
+    check_memory,
     check_shape,
     datatype_of,
     decode_raw,
@@ -199,7 +200,9 @@ def _declared(tensor: Any) -> _Declared:
         raise InvalidRequestError("Each input is an object with a name.", field="inputs")
     name = tensor["name"]
     shape, dtype = check_shape(name, tensor.get("datatype", ""), tensor.get("shape"))
-    size = _parameters(tensor, name).get("binary_data_size")
+    parameters = _parameters(tensor, name)
+    check_memory(name, parameters)
+    size = parameters.get("binary_data_size")
     if ("data" in tensor) == (size is not None):
         raise InvalidRequestError(
             f"Input {name!r} needs either 'data' or the parameter binary_data_size.", field=name
@@ -279,6 +282,7 @@ def _requested(outputs: Any) -> dict[str, RequestedOutput]:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
             raise InvalidRequestError("Each output is an object with a name.", field="outputs")
         parameters = _parameters(output, output["name"])
+        check_memory(output["name"], parameters)
         found[output["name"]] = RequestedOutput(
             is_binary=parameters.get("binary_data") is True,
             classification=whole_number(parameters, "classification"),

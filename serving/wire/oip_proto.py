@@ -32,6 +32,7 @@ from serving.wire.oip import (
     InferRequest,
     RequestedOutput,
     check_load_parameters,
+    check_memory,
     check_shape,
     datatype_of,
     decode_raw,
@@ -97,8 +98,11 @@ def decode_infer_request(body: bytes) -> InferRequest:
 
     Raises:
         InvalidRequestError: names the input at fault.
+        UnsupportedError: a tensor in shared memory.
     """
     request, raw = _parse_apart("ModelInferRequest", body, "raw_input_contents", _RAW_INPUTS)
+    for each in (*request.inputs, *request.outputs):
+        check_memory(each.name, each.parameters)
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
             f"{len(request.inputs)} inputs came with {len(raw)} raw contents."

@@ -133,3 +133,39 @@ async def test_a_timeout_parameter_becomes_a_deadline(ask, call, service):
 async def test_names_that_are_percent_encoded_are_read(ask):
     status, found = await ask("GET", "/v2/models/a%2Fb%3Ac")
     assert (status, "'a/b:c'" in found["error"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "systemsharedmemory/status",
+        "systemsharedmemory/region/r/register",
+        "cudasharedmemory/unregister",
+    ],
+)
+async def test_shared_memory_is_refused_over_rest(ask, path):
+    for method in ("GET", "POST"):
+        status, found = await ask(method, f"/v2/{path}")
+        assert (status, "Shared memory is not supported" in found["error"]) == (501, True)
+
+
+@pytest.mark.parametrize(
+    "name", ["SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "CudaSharedMemoryUnregister"]
+)
+async def test_shared_memory_is_refused_over_grpc(call, name):
+    code, text = await call(name, b"\x0a\x01r")
+    assert (code, "Shared memory is not supported" in text) == ("UNIMPLEMENTED", True)
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+async def test_a_tensor_in_shared_memory_is_refused_by_its_name(ask, call, side):
+    x = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    document = {"inputs": [x], "outputs": [{"name": "y"}]}
+    document[side][0]["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 4}
+    request = message("inference.ModelInferRequest").FromString(infer(1, outputs=("y",)))
+    getattr(request, side)[0].parameters["shared_memory_region"].string_param = "r"
+    words = f"Tensor '{document[side][0]['name']}' has a shared_memory_region"
+    status, found = await ask("POST", "/v2/models/m/infer", document)
+    assert (status, words in found["error"]) == (501, True)
+    code, text = await call("ModelInfer", request)
+    assert (code, words in text) == ("UNIMPLEMENTED", True)
