@@ -110,6 +110,8 @@ def decode_infer_request(body: bytes) -> InferRequest:
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(request.inputs):
         name = tensor.name
+        if name in inputs:
+            raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
         shape, dtype = check_shape(name, tensor.datatype, list(tensor.shape))
         if raw:
             if tensor.HasField("contents"):

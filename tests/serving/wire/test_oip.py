@@ -196,6 +196,17 @@ def test_typed_contents_are_read_and_mixing_is_refused():
         oip_proto.target_of("", "")
 
 
+def test_an_input_that_comes_twice_is_refused_over_grpc():
+    from serving.wire.pool import message
+
+    request = message("inference.ModelInferRequest")(model_name="m")
+    for value in (1, 2):
+        made = request.inputs.add(name="x", datatype="FP32", shape=[1])
+        made.contents.fp32_contents.append(value)
+    with pytest.raises(InvalidRequestError, match="'x' comes twice"):
+        oip_proto.decode_infer_request(request.SerializeToString())
+
+
 PARAMETERS = (
     ({"signature_name": "s", "priority": 2, "timeout": 1500, "other": "x"}, None),
     ({"signature_name": 3}, "signature_name is 3"),
