@@ -150,6 +150,17 @@ async def test_images_come_raw_as_json_and_as_multipart(ask):
     assert form["results"] == raw["results"] * 2
 
 
+async def test_top_k_may_be_written_with_zeros_before_it_and_ask_for_more_than_there_is(ask):
+    path, png = "/api/models/tiny/classify", {"content-type": "image/png"}
+    _, answer, _ = await ask("POST", path, PNG, png, "top_k=0000000002")
+    assert len(answer["results"][0]) == 2
+    _, answer, _ = await ask("POST", path, PNG, png, "top_k=" + "0" * 5000)
+    assert "top_k is 0; this model has 3 classes" in answer["error"]
+    for digits in (9, 10, 5000):
+        _, answer, _ = await ask("POST", path, PNG, png, "top_k=" + "9" * digits)
+        assert len(answer["results"][0]) == 3
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "query", "words"),
     [
