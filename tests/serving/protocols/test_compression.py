@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 
+import numpy as np
 import pytest
 
 from serving.limits import LIMITS
@@ -43,12 +44,37 @@ async def test_open_inference_unfolds_gzip_and_deflate(ask, coding, pack):
         (b"{}", "gzip", 400, "The gzip body is damaged"),
         (gzip.compress(b"{}", mtime=0)[:-4], "gzip", 400, "ends too early"),
         (b"", "deflate", 400, "ends too early"),
+        (gzip.compress(b"{}") + b"tail", "gzip", 400, "The gzip body is damaged"),
+        (gzip.compress(b"{}") + gzip.compress(b"{}")[:9], "gzip", 400, "ends too early"),
+        (gzip.compress(b"") * 5000, "gzip", 400, "goes on behind its end"),
+        (zlib.compress(b"{}") * 2, "deflate", 400, "goes on behind its end"),
     ],
 )
 async def test_what_cannot_be_unfolded_is_told(ask, body, coding, status, words):
     response = await ask("/v2/models/m/infer", body, content_encoding=coding)
     assert response.status == status
     assert words in json.loads(response.body)["error"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v1/models/m:predict"])
+@pytest.mark.parametrize("size", [20, 1 << 20])
+async def test_every_member_of_a_gzip_body_is_unfolded(ask, path, size):
+    body = json.dumps(V2).encode() if path.startswith("/v2") else V1
+    # What does not shrink lies across the blocks that are read at a time.
+    blanks = np.random.default_rng(0).choice(np.frombuffer(b" \t\r\n", np.uint8), size)
+    members = (body[:1], blanks.tobytes(), body[1:], b"", b" ")
+    packed = b"".join(gzip.compress(each) for each in members)
+    response = await ask(path, packed, content_encoding="gzip")
+    assert b"3.0" in response.body
+
+
+async def test_the_members_of_a_body_share_its_limit(ask, monkeypatch):
+    monkeypatch.setattr(LIMITS, "inflated_bytes", 1000)
+    packed = gzip.compress(b" " * 500)
+    response = await ask("/v2/models/m/infer", packed * 2, content_encoding="gzip")
+    assert "The document is empty" in response.body.decode()
+    response = await ask("/v2/models/m/infer", packed * 3, content_encoding="gzip")
+    assert "more than 1,000 bytes" in response.body.decode()
 
 
 async def test_a_body_that_unfolds_to_too_much_is_refused(ask, monkeypatch):
