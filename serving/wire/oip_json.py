@@ -317,7 +317,7 @@ def encode_infer_reply(
         if name in raw:
             tensor["parameters"] = {"binary_data_size": len(raw[name])}
         else:
-            tensor["data"] = _json_data(array, tensor["datatype"])
+            tensor["data"] = _json_data(name, array, tensor["datatype"])
             is_finite &= array.dtype.kind != "f" or bool(np.isfinite(array).all())
         tensors.append(tensor)
     document = _reply_document(reply.model, reply.version, tensors, request.id)
@@ -353,12 +353,18 @@ def _reply_document(
     return document | {"id": request_id} if request_id else document
 
 
-def _json_data(array: Array, datatype: str) -> Any:
+def _json_data(name: str, array: Array, datatype: str) -> Any:
     if datatype in ("FP16", "BF16"):
         raise UnsupportedError(f"sending {datatype} data via JSON is not supported; ask for raw.")
-    if datatype == "BYTES":
-        return [item.decode("utf-8", "replace") for item in array.ravel()]
-    return native(np.ascontiguousarray(array)).ravel()
+    if datatype != "BYTES":
+        return native(np.ascontiguousarray(array)).ravel()
+    try:
+        return [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise UnsupportedError(
+            f"sending {name!r} via JSON is not supported: its bytes are no UTF-8 text; ask for raw, "
+            "with the parameter binary_data."
+        ) from error
 
 
 # --- Server: the rest ---------------------------------------------------------------------------
@@ -487,7 +493,7 @@ def encode_plain_infer_request(call: PredictCall) -> bytes:
                 "name": name,
                 "shape": list(array.shape),
                 "datatype": datatype,
-                "data": _json_data(array, datatype),
+                "data": _json_data(name, array, datatype),
             }
         )
         is_finite &= array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -284,6 +284,17 @@ def test_scalars_have_no_sizes_and_what_is_not_finite_is_written_as_such():
     np.testing.assert_array_equal(found, reply.outputs["y"])
 
 
+def test_bytes_that_are_no_text_are_not_sent_as_other_ones():
+    reply = PredictReply("m", 1, "s", {"y": np.array([b"\xc3\xa9", b"\xff"], object)})
+    as_json = oip.InferRequest(PredictCall(Target("m"), {}), "", {})
+    with pytest.raises(UnsupportedError, match=r"'y' via JSON .* parameter binary_data"):
+        oip_json.encode_infer_reply(as_json, reply, ())
+    as_raw = oip.InferRequest(PredictCall(Target("m"), {}), "", {}, oip.AS_RAW)
+    body, split = oip_json.encode_infer_reply(as_raw, reply, ())
+    found = oip_json.decode_infer_reply(body, str(split)).outputs["y"]
+    assert found.tolist() == [b"\xc3\xa9", b"\xff"]
+
+
 def test_json_numbers_keep_to_their_type():
     assert decode(tensor(data=[1e40, 2])).call.inputs["x"][0, 0] == np.inf
     wide = decode(tensor(data=[2**64 - 1, 0], datatype="UINT64")).call.inputs["x"]
