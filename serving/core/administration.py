@@ -1,4 +1,4 @@
-"""Changes what is served, and tells what it has done."""
+"""Changes what is served."""
 
 import asyncio
 import time
@@ -8,13 +8,7 @@ from typing import Any
 
 from serving.core.repository import Repository
 from serving.errors import DeadlineExceededError
-from serving.messages import (
-    DEFAULT_OPTIONS,
-    ReloadConfigCall,
-    Target,
-    VersionOptions,
-    VersionStatistics,
-)
+from serving.messages import DEFAULT_OPTIONS, ReloadConfigCall, VersionOptions
 
 
 class Administration:
@@ -45,10 +39,6 @@ class Administration:
     async def unload(self, model: str) -> None:
         """Stops serving a model; returns when what it has begun is done."""
         await self._finish(self._repository.unload(model), None)
-
-    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
-        """What a model, one of its versions, or with None every version has done."""
-        return self._repository.statistics(target)
 
     async def _finish(self, change: Coroutine[Any, Any, None], deadline: float | None) -> None:
         task = asyncio.create_task(change)

@@ -27,6 +27,7 @@ from serving.messages import (
     PredictReply,
     Target,
     Timings,
+    VersionStatistics,
     as_batch_rows,
 )
 from serving.metrics import UNKNOWN, Metrics
@@ -212,6 +213,10 @@ class Service:
     def models(self) -> tuple[str, ...]:
         """The names of all models."""
         return self._repository.models()
+
+    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
+        """What a model, one of its versions, or with None every version has done."""
+        return self._repository.statistics(target)
 
     def metrics(self) -> tuple[bytes, str]:
         """The counts and times so far, and their content type."""

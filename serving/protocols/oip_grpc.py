@@ -117,4 +117,4 @@ class OipGrpc:
     async def _statistics(self, request: GrpcRequest) -> bytes:
         asked = oip_proto.parse("ModelStatisticsRequest", request.body)
         target = oip_proto.target_of(asked.name, asked.version) if asked.name else None
-        return oip_proto.encode_statistics(required(self._administration).statistics(target))
+        return oip_proto.encode_statistics(self._service.statistics(target))

@@ -123,7 +123,7 @@ class OipRest:
         return HttpResponse(200, JSON, dumps({"name": model, verb: True}))
 
     def _statistics(self, target: Target | None) -> HttpResponse:
-        found = required(self._administration).statistics(target)
+        found = self._service.statistics(target)
         return HttpResponse(200, JSON, oip_json.encode_statistics(found))
 
 

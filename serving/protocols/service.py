@@ -61,6 +61,10 @@ class Service(Protocol):
         """The names of all models."""
         ...
 
+    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
+        """What a model, one of its versions, or with None every version has done."""
+        ...
+
     def metrics(self) -> tuple[bytes, str]:
         """The counts and times so far, and their content type."""
         ...
@@ -79,7 +83,7 @@ class Service(Protocol):
 
 
 class Administration(Protocol):
-    """Changes what is served, and tells what it has done; raises `serving.errors`.
+    """Changes what is served; raises `serving.errors`.
 
     A server may do without: then the protocols answer that they cannot.
     """
@@ -101,16 +105,12 @@ class Administration(Protocol):
         """Stops serving a model; returns when what it has begun is done."""
         ...
 
-    def statistics(self, target: Target | None) -> tuple[VersionStatistics, ...]:
-        """What a model, one of its versions, or with None every version has done."""
-        ...
-
 
 def required(administration: Administration | None) -> Administration:
     """What changes the server; raises `UnsupportedError` when this one is not to be changed."""
     if administration is None:
         raise UnsupportedError(
             "This server follows its base path: versions are loaded by publishing them there and "
-            "unloaded by removing them; /metrics has its statistics."
+            "unloaded by removing them."
         )
     return administration

@@ -41,14 +41,17 @@ DATATYPES = {
 DTYPES = {theirs: ours for ours, theirs in DATATYPES.items()}
 
 EXTENSIONS = (
-    *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
     "parameters",
+    "statistics",
 )
 
 
 def extensions(*, has_administration: bool) -> list[str]:
     """The protocol's extensions that a server has."""
-    return [*EXTENSIONS, *(["statistics"] if has_administration else [])]
+    return [*EXTENSIONS, *(["model_repository"] if has_administration else [])]
 
 
 # A client may ask for the k best of each row; more than this is a mistake.

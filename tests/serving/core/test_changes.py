@@ -261,7 +261,7 @@ async def test_a_change_goes_on_when_its_caller_has_no_more_time(repository, tin
 
 async def test_statistics_tell_what_each_version_has_done(repository, tiny):
     await repository.replace([tiny(VersionPolicy(specific=(1, 3)))])
-    administration, service = Administration(repository), Service(repository)
+    service = Service(repository)
     call = PredictCall(Target("tiny"), {"image": IMAGE})
     await service.predict(call)
     await service.predict(call)
@@ -269,17 +269,17 @@ async def test_statistics_tell_what_each_version_has_done(repository, tiny):
     await service.classify_images(ClassifyImagesCall(Target("tiny", 1), (pixels,)))
     with pytest.raises(Exception, match="type float64"):
         await service.predict(PredictCall(Target("tiny"), {"image": IMAGE.astype(float)}))
-    (first, last) = administration.statistics(None)
+    (first, last) = service.statistics(None)
     assert (first.version, first.rows, first.success.count) == (1, 1, 1)
     assert (last.version, last.rows, last.batches) == (3, 4, 2)
     assert (last.success.count, last.failure.count) == (2, 1)
     assert [(each.rows, each.execute.count) for each in last.by_rows] == [(2, 2)]
     assert last.success.total_s >= last.execute.total_s > 0
     assert last.last_unix_s > 1.7e9
-    assert administration.statistics(Target("tiny", 1)) == (first,)
-    assert len(administration.statistics(Target("tiny"))) == 2
+    assert service.statistics(Target("tiny", 1)) == (first,)
+    assert len(service.statistics(Target("tiny"))) == 2
     with pytest.raises(VersionNotFoundError):
-        administration.statistics(Target("tiny", 2))
+        service.statistics(Target("tiny", 2))
 
 
 @pytest.mark.parametrize("kind", ["tensors", "images"])

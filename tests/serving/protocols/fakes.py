@@ -14,6 +14,7 @@ from serving.errors import (
 )
 from serving.messages import (
     DEFAULT_SIGNATURE,
+    BatchStatistics,
     ClassifyImagesReply,
     ExplainReply,
     LabelScore,
@@ -24,14 +25,27 @@ from serving.messages import (
     ModelStatus,
     PredictReply,
     Signature,
+    Spent,
     Target,
     TensorSpec,
     VersionState,
+    VersionStatistics,
     VersionStatus,
 )
 from serving.wire.pool import message
 
 LABELS = ("ant", "bee")
+
+DONE = VersionStatistics(
+    "m",
+    2,
+    rows=5,
+    batches=2,
+    success=Spent(3, 0.25),
+    execute=Spent(2, 0.001),
+    by_rows=(BatchStatistics(4, Spent(1, 0.0005)),),
+    last_unix_s=1.5,
+)
 
 
 def specs(**dtypes):
@@ -156,6 +170,12 @@ class FakeService:
 
     def metrics(self):
         return b"# nothing\n", "text/plain"
+
+    def statistics(self, target):
+        self.last = target
+        if target is not None:
+            self._version(target)
+        return (DONE,)
 
     def is_live(self):
         return True

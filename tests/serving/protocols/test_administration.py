@@ -6,7 +6,6 @@ import pytest
 from google.protobuf import text_format
 
 from serving.errors import LoadError, VersionNotFoundError
-from serving.messages import BatchStatistics, Spent, VersionStatistics
 from serving.protocols.grpc import build_grpc
 from serving.protocols.http import build_http
 from serving.transport import GrpcRequest, HttpRequest
@@ -16,17 +15,6 @@ from tests.serving.protocols.fakes import FakeService
 
 OIP = "/inference.GRPCInferenceService"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
-
-DONE = VersionStatistics(
-    "m",
-    2,
-    rows=5,
-    batches=2,
-    success=Spent(3, 0.25),
-    execute=Spent(2, 0.001),
-    by_rows=(BatchStatistics(4, Spent(1, 0.0005)),),
-    last_unix_s=1.5,
-)
 
 
 class FakeAdministration:
@@ -47,18 +35,14 @@ class FakeAdministration:
     async def unload(self, model):
         self.told.append(("unload", model))
 
-    def statistics(self, target):
-        self.told.append(("statistics", target))
-        return (DONE,)
-
 
 @pytest.fixture
 def administration():
     return FakeAdministration()
 
 
-def http(administration):
-    handler = build_http(FakeService(), administration)
+def http(administration, service=None):
+    handler = build_http(service or FakeService(), administration)
 
     async def send(method, path, body=b""):
         response = await handler(HttpRequest(method, f"/v2/{path}", body=body))
@@ -67,8 +51,8 @@ def http(administration):
     return send
 
 
-def grpc(administration):
-    routes = build_grpc(FakeService(), administration)
+def grpc(administration, service=None):
+    routes = build_grpc(service or FakeService(), administration)
 
     async def send(path, body=b"", **fields):
         body = body if isinstance(body, bytes) else body.SerializeToString()
@@ -138,10 +122,14 @@ async def test_a_configuration_that_cannot_serve_has_tensorflow_servings_code(
     assert await grpc(administration)(RELOAD, reload_request()) == (code, str(failure))
 
 
-async def test_statistics_are_told_in_nanoseconds(administration):
-    ask, call = http(administration), grpc(administration)
+@pytest.mark.parametrize("may_administer", [True, False])
+async def test_statistics_are_told_in_nanoseconds(administration, may_administer):
+    service, told = FakeService(), []
+    given = administration if may_administer else None
+    ask, call = http(given, service), grpc(given, service)
     for path in ("models/stats", "models/m/stats", "models/m/versions/2/stats"):
         status, found = await ask("GET", path)
+        told.append(service.last)
         (stats,) = found["model_stats"]
         assert (status, stats["name"], stats["version"]) == (200, "m", "2")
         assert stats["inference_stats"]["success"] == {"count": 3, "ns": 250_000_000}
@@ -153,19 +141,21 @@ async def test_statistics_are_told_in_nanoseconds(administration):
     for name in ("", "m"):
         request.name = name
         _, body = await call(f"{OIP}/ModelStatistics", request)
+        told.append(service.last)
         (stats,) = message("inference.ModelStatisticsResponse").FromString(body).model_stats
         assert (stats.execution_count, stats.inference_stats.compute_infer.ns) == (2, 1_000_000)
-    targets = [target for _, target in administration.told]
-    assert [each and (each.model, each.version) for each in targets] == [
+    assert [each and (each.model, each.version) for each in told] == [
         *(None, ("m", None), ("m", 2)),
         *(None, ("m", None)),
     ]
+    assert (await ask("GET", "models/n/stats"))[0] == 404
 
 
 async def test_only_what_there_is_is_advertised(administration):
     for each, is_there in ((administration, True), (None, False)):
         _, answer = await http(each)("GET", "")
-        assert ("statistics" in answer["extensions"]) == is_there
+        assert ("model_repository" in answer["extensions"]) == is_there
+        assert "statistics" in answer["extensions"]
         _, body = await grpc(each)(f"{OIP}/ServerMetadata")
         found = message("inference.ServerMetadataResponse").FromString(body)
         assert list(found.extensions) == answer["extensions"]
@@ -176,7 +166,6 @@ async def test_a_server_without_administration_says_so():
     for method, path in (
         ("POST", "repository/models/m/load"),
         ("POST", "repository/models/m/unload"),
-        ("GET", "models/stats"),
     ):
         status, answer = await ask(method, path)
         assert (status, "follows its base path" in answer["error"]) == (501, True)
@@ -185,7 +174,6 @@ async def test_a_server_without_administration_says_so():
         (RELOAD, reload_request()),
         (f"{OIP}/RepositoryModelLoad", load),
         (f"{OIP}/RepositoryModelUnload", load),
-        (f"{OIP}/ModelStatistics", b""),
     ):
         code, text = await call(path, request)
         assert (code, "follows its base path" in text) == ("UNIMPLEMENTED", True), path
