@@ -43,7 +43,9 @@ class OipRest:
         Raises:
             ServingError: what is wrong with it.
         """
-        path, method = request.path.rstrip("/"), request.method
+        path = request.path.rstrip("/")
+        # The listener leaves the body out.
+        method = "GET" if request.method == "HEAD" else request.method
         found = (_read if len(path) <= _MOST_KEPT_PATH else _read.__wrapped__)(path)
         target, verb = found if found is not None else (None, None)
         if target is not None and verb == "/infer":

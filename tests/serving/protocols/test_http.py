@@ -277,6 +277,20 @@ async def test_open_inference_tells_of_server_and_models(ask):
         assert (found, bool(answer["error"])) == (status, True), path
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models", "/v2/models/stats"),
+        *("/v2/models/tiny", "/v2/models/tiny/ready", "/v2/models/tiny/infer", "/v2/nowhere"),
+        *("/api/models", "/api/models/tiny/layers", "/livez"),
+    ],
+)
+async def test_head_is_answered_as_get(ask, path):
+    status, _, headers = await ask("GET", path)
+    found, _, fields = await ask("HEAD", path)
+    assert (found, fields["content-type"]) == (status, headers["content-type"])
+
+
 async def test_requests_are_counted_for_prometheus_under_bounded_labels(ask):
     await ask("POST", "/v1/models/tiny:predict", {"instances": IMAGE.tolist()})
     await ask("POST", "/api/models/tiny/classify", PNG, {"content-type": "image/png"})
