@@ -64,6 +64,21 @@ def test_a_jpeg_is_what_pillow_makes_of_it_to_the_bit(mode, data):
     )
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_image_is_read_as_its_pixels_lie_whatever_the_camera_noted(kind):
+    """Training and serving share this reader, and most public weights were trained so."""
+    image = Image.new("RGB", (8, 4), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn to the right
+    noted, plain = io.BytesIO(), io.BytesIO()
+    image.save(noted, kind, exif=exif)
+    image.save(plain, kind)
+    assert noted.getvalue() != plain.getvalue()
+    pixels = decode(noted.getvalue())
+    assert pixels.shape == (4, 8, 3)
+    np.testing.assert_array_equal(pixels, decode(plain.getvalue()))
+
+
 def test_a_jpeg_that_is_cut_is_refused_wherever_the_cut_is():
     whole = encoded(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8), "JPEG")
     for size in range(0, len(whole) - 2, 7):
