@@ -37,12 +37,16 @@ class LoadedModel(Protocol):
         """What its owner should know of how it runs here, one sentence; empty when nothing."""
         ...
 
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def run(
+        self, signature: str, inputs: Mapping[str, Array], deadline: float | None = None
+    ) -> Mapping[str, Array]:
         """Runs one batch.
 
         Args:
             signature: One of `signatures`.
             inputs: Every input of the signature, of its type.
+            deadline: When nobody waits for the answer any more, on the monotonic clock. An engine
+                that can end what runs may do so some time later.
 
         Returns:
             At least the outputs of the signature, by name.
@@ -50,6 +54,8 @@ class LoadedModel(Protocol):
         Raises:
             InvalidRequestError: the engine refused the inputs.
             EngineError: the engine failed.
+            DeadlineExceededError: it was ended after the deadline.
+            NotReadyError: it was ended because the version goes.
         """
         ...
 

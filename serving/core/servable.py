@@ -147,7 +147,9 @@ class Servable:
                 _require_foreign(path)
             self._arrays = read_preprocessing_arrays(path)
             self.engine = engines.choose(self.manifest, options.engine)
-            self._load(path, 1 if options.is_isolated else options.streams or 1)
+            # A process of its own answers one request after the other.
+            is_alone = options.is_isolated or self.engine == "tensorflow"
+            self._load(path, 1 if is_alone else options.streams or 1)
         except ArtifactError as error:
             raise LoadError(str(error)) from error
         except PermissionError as error:
@@ -332,7 +334,11 @@ class Servable:
     def _rows_here(self, batch_s: Mapping[int, float]) -> int:
         """Rows of the largest batch that runs in the event loop; see `inline_rows`."""
         # An engine in a process of its own may stop answering, and the loop must not wait for it.
-        return 0 if hasattr(self._loaded, "process_id") else inline_rows(batch_s)
+        return 0 if self._has_process else inline_rows(batch_s)
+
+    @property
+    def _has_process(self) -> bool:
+        return hasattr(self._loaded, "process_id")
 
     # --- asking
 
@@ -409,28 +415,37 @@ class Servable:
                 retry_after_s=1.0,
             )
         queued = time.monotonic()
+        started: float | None = None
+
+        def late() -> DeadlineExceededError:
+            waited_s = time.monotonic() - queued
+            return DeadlineExceededError(
+                f"The deadline passed after {waited_s:.3f} s in the queue."
+                if started is None
+                else "The deadline passed while the model ran."
+            )
 
         def run() -> tuple[float, Mapping[str, Array]]:
-            started = time.monotonic()
-            if deadline is not None and started >= deadline:
-                raise DeadlineExceededError(
-                    f"The deadline passed after {started - queued:.3f} s in the queue."
-                )
-            return started, self._loaded.run(signature, inputs)
+            nonlocal started
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise late()
+            started = now
+            return now, self._loaded.run(signature, inputs, deadline)
 
         left = None if deadline is None else deadline - queued
         self._alone += 1
         try:
             async with asyncio.timeout(left):
                 loop = asyncio.get_running_loop()
-                started, outputs = await loop.run_in_executor(self._executor, run)
+                began, outputs = await loop.run_in_executor(self._executor, run)
         except TimeoutError as error:
-            raise DeadlineExceededError("The deadline passed while the model ran.") from error
+            raise late() from error
         finally:
             self._alone -= 1
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - began
         self.tally.batch(1, seconds)
-        return Ran(outputs, started - queued, seconds, waiting > 0)
+        return Ran(outputs, began - queued, seconds, waiting > 0)
 
     def _batcher(self, signature: str) -> Batcher:
         # OpenVINO's signatures share one network, so their requests may share batches.
@@ -623,7 +638,12 @@ class Servable:
 
     def close(self) -> None:
         """Gives the memory back."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._has_process:
+            # Nobody waits for what still runs, and a foreign graph may run for ever: its process
+            # goes first, and the thread that waits for it with it.
+            self._close()
+        self._executor.shutdown(wait=True)
         self._batchers.clear()
         if self._watch is not None:
             self._watch.close()

@@ -103,9 +103,12 @@ class OpenVINOModel:
             # A network that fixes its batch inside; the general form serves it.
             return None
 
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def run(
+        self, signature: str, inputs: Mapping[str, Array], deadline: float | None = None
+    ) -> Mapping[str, Array]:
         """Runs one batch; every output of the network comes back, whatever the signature."""
-        del signature  # all of them take the same input and choose among the outputs
+        # All signatures take the same input and choose among the outputs, and every run ends.
+        del signature, deadline
         is_single = self._single is not None and all(len(each) == 1 for each in inputs.values())
         idle = self._idle[is_single]
         if self._trunk is not None:

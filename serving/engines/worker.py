@@ -8,6 +8,7 @@ messages. No pickle, nothing that executes what it reads.
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,11 +16,19 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.errors import EngineError, InvalidRequestError, LoadError, ServingError
+from serving.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    LoadError,
+    NotReadyError,
+    ServingError,
+)
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
 from zoo.artifact import Manifest, read_manifest
@@ -27,6 +36,8 @@ from zoo.artifact import Manifest, read_manifest
 if TYPE_CHECKING:
     from serving.core.engine import LoadedModel
     from serving.engines.tensorflow import SavedModel
+
+log = logging.getLogger(__name__)
 
 EXTRAS = {"tensorflow": "train", "openvino": "serve"}
 _HEAD = struct.Struct("<cQ")
@@ -81,7 +92,12 @@ class WorkerModel:
         self.note = ""
         self._path = version_path
         self._engine = engine
+        # One run or start at a time. Who ends the worker does not wait for it: what runs may have no
+        # end of its own.
         self._lock = threading.Lock()
+        self._ending = threading.Lock()
+        self._is_closed = False
+        self._start_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self.signatures: Mapping[str, Signature] = self._start().signatures
@@ -90,7 +106,11 @@ class WorkerModel:
         ours, theirs = socket.socketpair()
         ours.settimeout(START_WITHIN_S)
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        with theirs:
+        started = time.monotonic()
+        with theirs, self._ending:
+            if self._is_closed:
+                ours.close()
+                raise NotReadyError("The version was unloaded before the model ran.")
             self._process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
                 [
                     *(sys.executable, "-m", __name__),
@@ -116,7 +136,7 @@ class WorkerModel:
         if kind == FAILURE:
             self._stop()
             raise _failure(body)
-        ours.settimeout(None)
+        self._start_s = time.monotonic() - started
         return tfs_proto.decode_metadata_reply(body)
 
     @property
@@ -124,19 +144,41 @@ class WorkerModel:
         """The worker's process, while there is one."""
         return None if self._process is None else self._process.pid
 
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Runs a signature in the worker."""
+    def run(
+        self, signature: str, inputs: Mapping[str, Array], deadline: float | None = None
+    ) -> Mapping[str, Array]:
+        """Runs a signature in the worker.
+
+        What still runs after its deadline holds up all others. It is given as long again as a worker
+        takes to start: to end it sooner could cost them more than it saves.
+        """
         request = tfs_proto.encode_predict_request(PredictCall(Target("worker"), inputs, signature))
         with self._lock:
             if self._connection is None:
                 self._start()
             connection = self._connection
             assert connection is not None  # noqa: S101 - _start has made it
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise DeadlineExceededError("The deadline passed before the worker was free.")
+            connection.settimeout(None if left_s is None else left_s + self._start_s)
             try:
                 _send(connection, REQUEST, request)
                 kind, body = _receive(connection)
+            except TimeoutError as error:
+                log.warning(
+                    "a run of %s went on for %.1f s after its deadline: its worker is ended, the "
+                    "next request starts another",
+                    self._path,
+                    self._start_s,
+                )
+                self._kill()
+                self._stop()
+                raise DeadlineExceededError("The deadline passed while the model ran.") from error
             except (EOFError, OSError) as error:
                 code = self._stop()
+                if self._is_closed:
+                    raise NotReadyError("The version was unloaded while the model ran.") from error
                 raise EngineError(
                     f"The {self._engine} worker died (exit code {code}); the next request "
                     "starts another."
@@ -144,6 +186,10 @@ class WorkerModel:
         if kind == FAILURE:
             raise _failure(body)
         return tfs_proto.decode_predict_reply(body).outputs
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
 
     def _stop(self) -> int | None:
         if self._connection is not None:
@@ -154,11 +200,15 @@ class WorkerModel:
         try:
             return self._process.wait(5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             return self._process.wait()
 
     def close(self) -> None:
-        """Ends the worker, which gives all of its memory back."""
+        """Ends the worker, in the middle of a run too, which gives all of its memory back."""
+        with self._ending:
+            self._is_closed = True
+            if self._lock.locked():
+                self._kill()
         with self._lock:
             self._stop()
 

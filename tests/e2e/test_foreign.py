@@ -3,6 +3,8 @@
 import json
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +35,19 @@ def foreign(tmp_path_factory) -> Path:
         def scale(self, a, times):
             return {"scaled": a * tf.cast(times, tf.float32)}
 
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64, name="steps")])
+        def count(self, steps):
+            (counted,) = tf.while_loop(
+                lambda n: n < steps, lambda n: (n + 1,), [tf.zeros_like(steps)]
+            )
+            return {"counted": counted}
+
     module = Module()
     base_path = tmp_path_factory.mktemp("foreign") / "models"
     tf.saved_model.save(
         module,
         str(base_path / "half" / "00000003"),
-        {"serving_default": module.scale, "shout": module.shout},
+        {"serving_default": module.scale, "shout": module.shout, "count": module.count},
     )
     return base_path
 
@@ -73,6 +82,21 @@ def test_a_foreign_saved_model_is_served_and_survives_its_workers_death(foreign,
         assert status == 500
         assert "worker died" in answer["error"]
         assert post(f"{url}:predict", body, timeout=120)[0] == 200
+        assert server.stop() == 0
+
+
+def test_the_server_stops_while_a_graph_runs_that_nobody_waits_for(foreign, tmp_path):
+    with serve(foreign, tmp_path, "--drain-limit-s", 3) as server:
+        asked = urllib.request.Request(
+            f"{server.url}/v1/models/half:predict",
+            data=json.dumps({"signature_name": "count", "inputs": {"steps": 10**9}}).encode(),
+            headers={"x-request-timeout-s": "1"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as late:
+            urllib.request.urlopen(asked, timeout=10)
+        with late.value as answer:
+            assert answer.code == 504
+            assert "while the model ran" in json.load(answer)["error"]
         assert server.stop() == 0
 
 

@@ -1,0 +1,117 @@
+"""An engine in a process of its own is ended when what it runs has no end, and started again."""
+
+import asyncio
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.core.servable import Servable
+from serving.engines.worker import WorkerModel
+from serving.errors import DeadlineExceededError, NotReadyError
+from serving.messages import PredictCall, Target, VersionOptions
+from tests.serving.published import logits_of, publish_tiny
+
+pytestmark = pytest.mark.openvino
+
+INPUTS = {"image": np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)}
+
+
+@pytest.fixture
+def model(tmp_path):
+    made = WorkerModel(publish_tiny(tmp_path), "openvino", is_batchable=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def servable(tmp_path):
+    """One whose rows stay apart, as those of a foreign graph do."""
+    options = VersionOptions(is_tuned=False, is_isolated=True)
+    with ThreadPoolExecutor(1) as decoders:
+        made = Servable("tiny", 1, publish_tiny(tmp_path), decoders=decoders, options=options)
+        made.is_batched = False
+        yield made
+        made.close()
+
+
+def hang(model):
+    """From now on the worker answers as a graph that never ends: not at all."""
+    os.kill(model.process_id, signal.SIGSTOP)
+
+
+def is_gone(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.timeout(60)
+def test_closing_does_not_wait_for_a_run_that_never_ends(model):
+    worker = model.process_id
+    hang(model)
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(model.run, "logits", INPUTS)
+        time.sleep(0.1)
+        started = time.monotonic()
+        model.close()
+        assert time.monotonic() - started < 4
+        with pytest.raises(NotReadyError, match="unloaded"):
+            running.result()
+    assert is_gone(worker)
+    with pytest.raises(NotReadyError, match="unloaded"):
+        model.run("logits", INPUTS)
+
+
+@pytest.mark.timeout(60)
+def test_a_run_long_past_its_deadline_makes_room_for_the_others(model, caplog):
+    worker = model.process_id
+    hang(model)
+    with ThreadPoolExecutor(2) as executor:
+        abandoned = executor.submit(model.run, "logits", INPUTS, time.monotonic() + 0.05)
+        time.sleep(0.01)
+        waiting = executor.submit(model.run, "logits", INPUTS)
+        with pytest.raises(DeadlineExceededError, match="while the model ran"):
+            abandoned.result()
+        np.testing.assert_allclose(
+            waiting.result()["logits"], logits_of(INPUTS["image"]), atol=1e-5
+        )
+    assert is_gone(worker)
+    assert "went on for" in caplog.text
+
+
+def test_a_run_a_little_past_its_deadline_keeps_its_worker(model):
+    worker = model.process_id
+    hang(model)
+    with ThreadPoolExecutor(1) as executor:
+        late = executor.submit(model.run, "logits", INPUTS, time.monotonic() + 0.05)
+        time.sleep(0.1)
+        os.kill(worker, signal.SIGCONT)
+        assert "logits" in late.result()
+    assert model.process_id == worker
+    with pytest.raises(DeadlineExceededError, match="before the worker was free"):
+        model.run("logits", INPUTS, time.monotonic())
+
+
+@pytest.mark.timeout(60)
+async def test_a_version_goes_while_an_abandoned_run_never_ends(servable):
+    hang(servable._loaded)
+
+    def ask():
+        call = PredictCall(Target("tiny"), INPUTS, deadline=time.monotonic() + 0.2)
+        return servable.predict(call)
+
+    ran, waited = await asyncio.gather(ask(), ask(), return_exceptions=True)
+    assert isinstance(ran, DeadlineExceededError)
+    assert str(ran) == "The deadline passed while the model ran."
+    assert isinstance(waited, DeadlineExceededError)
+    assert str(waited).endswith("s in the queue.")
+    # Nobody is being answered, but the run goes on.
+    assert await servable.drain(0)
+    await asyncio.wait_for(asyncio.to_thread(servable.close), 20)
+    assert is_gone(servable._loaded.process_id)
