@@ -62,8 +62,9 @@ def _brief(error: Exception) -> str:
 
 
 def _array(tensor: Any) -> Array:
-    array: Array = np.asarray(tensor.numpy())
-    return array.astype(np.object_) if array.dtype.kind in "SU" else array
+    # NumPy's own type for bytes forgets those at the end that are zero.
+    array: Array = np.asarray(tensor.numpy(), np.object_ if tensor.dtype == tf.string else None)
+    return array
 
 
 def _signature(name: str, function: Any) -> Signature:
