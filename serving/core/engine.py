@@ -118,9 +118,14 @@ def load(
     try:
         model: LoadedModel = getattr(import_module(module), name)(version_path, manifest, streams)
     except ModuleNotFoundError as error:
-        extra = {"openvino": "serve", "tensorflow": "train"}[engine]
-        raise LoadError(
-            f"The engine {engine} needs {error.name}, which is not installed: "
-            f"pip install 'convzoo[{extra}]'."
-        ) from error
+        raise not_installed(engine, error) from error
     return model
+
+
+def not_installed(engine: str, error: ModuleNotFoundError) -> LoadError:
+    """Says what an engine needs and which extra brings it."""
+    extra = {"openvino": "serve", "tensorflow": "train"}[engine]
+    return LoadError(
+        f"The engine {engine} needs {error.name}, which is not installed: "
+        f"pip install 'convzoo[{extra}]'."
+    )

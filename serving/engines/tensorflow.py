@@ -13,7 +13,12 @@ from serving.wire.tensors import DTYPE_NUMBERS
 
 
 class SavedModel:
-    """A loaded SavedModel, from TensorFlow 1 or 2."""
+    """A loaded SavedModel, from TensorFlow 1 or 2.
+
+    Attributes:
+        signatures: Those whose tensors can be sent.
+        note: Which cannot, and why; see `serving.core.engine`.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -21,11 +26,22 @@ class SavedModel:
         except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
             raise LoadError(f"TensorFlow cannot load this SavedModel: {_brief(error)}") from error
         self._functions = dict(self._loaded.signatures)
+        signatures = [_signature(name, function) for name, function in self._functions.items()]
         self.signatures: Mapping[str, Signature] = {
-            name: _signature(name, function) for name, function in self._functions.items()
+            each.name: each for each in signatures if not _unsendable(each)
         }
+        left_out = [
+            f"{each.name} ({_unsendable(each)})"
+            for each in signatures
+            if each.name not in self.signatures
+        ]
+        self.note = (
+            f"Left out are signatures whose tensors cannot be sent: {', '.join(left_out)}."
+            if left_out
+            else ""
+        )
         if not self.signatures:
-            raise LoadError("This SavedModel has no signatures.")
+            raise LoadError(self.note or "This SavedModel has no signatures.")
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Runs a signature.
@@ -73,6 +89,15 @@ def _signature(name: str, function: Any) -> Signature:
         name=name,
         inputs={key: _spec(key, spec) for key, spec in sorted(keywords.items())},
         outputs={key: _spec(key, spec) for key, spec in function.structured_outputs.items()},
+    )
+
+
+def _unsendable(signature: Signature) -> str:
+    """The tensors of a type that TensorProto has no field for; empty when there are none."""
+    return ", ".join(
+        f"{spec.name!r} is of {spec.dtype}"
+        for spec in (*signature.inputs.values(), *signature.outputs.values())
+        if spec.dtype not in DTYPE_NUMBERS
     )
 
 

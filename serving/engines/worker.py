@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXTRAS = {"tensorflow": "train", "openvino": "serve"}
 _HEAD = struct.Struct("<cQ")
 NOTE, READY, REQUEST, REPLY, FAILURE = b"N", b"R", b"Q", b"A", b"F"
 
@@ -127,11 +126,16 @@ class WorkerModel:
             if kind == NOTE:
                 self.note = body.decode()
                 kind, body = _receive(ours)
+        except TimeoutError as error:
+            self._kill()
+            self._stop()
+            raise LoadError(
+                f"The {self._engine} worker did not load this version in {START_WITHIN_S:g} s."
+            ) from error
         except (EOFError, OSError) as error:
             code = self._stop()
             raise LoadError(
-                f"The {self._engine} worker did not start (exit code {code}); is "
-                f"convzoo[{EXTRAS[self._engine]}] installed?"
+                f"The {self._engine} worker ended while it loaded this version (exit code {code})."
             ) from error
         if kind == FAILURE:
             self._stop()
@@ -240,6 +244,10 @@ def main(file_number: int, path: Path, engine: str) -> None:
         except LoadError as error:
             _send(connection, FAILURE, _as_failure(error))
             return
+        except Exception as error:  # noqa: BLE001 - whatever a file makes a library raise is its reason
+            reason = LoadError(f"Loading failed: {type(error).__name__}: {error}")
+            _send(connection, FAILURE, _as_failure(reason))
+            return
         if note := getattr(model, "note", ""):
             _send(connection, NOTE, note.encode())
         metadata = ModelMetadata("worker", 1, model.signatures)
@@ -258,12 +266,14 @@ def main(file_number: int, path: Path, engine: str) -> None:
 
 
 def _load(path: Path, engine: str) -> "SavedModel | LoadedModel":
-    if engine == "tensorflow":
-        from serving.engines.tensorflow import SavedModel
-
-        return SavedModel(path)
     from serving.core import engine as engines
 
+    if engine == "tensorflow":
+        try:
+            from serving.engines.tensorflow import SavedModel
+        except ModuleNotFoundError as error:
+            raise engines.not_installed(engine, error) from error
+        return SavedModel(path)
     return engines.load(engine, path, read_manifest(path))
 
 

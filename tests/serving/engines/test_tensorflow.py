@@ -16,9 +16,13 @@ def second(tmp_path_factory):
         def same(self, text):
             return {"same": tf.identity(text)}
 
+        @tf.function(input_signature=[tf.TensorSpec([2], tf.float32, name="x")])
+        def rounded(self, x):
+            return {"rounded": tf.quantization.quantize(x, -1.0, 1.0, tf.qint8)[0]}
+
     module = Module()
     path = tmp_path_factory.mktemp("second") / "1"
-    tf.saved_model.save(module, str(path), {"same": module.same})
+    tf.saved_model.save(module, str(path), {"same": module.same, "rounded": module.rounded})
     return path
 
 
@@ -36,3 +40,11 @@ def test_strings_keep_their_bytes_whatever_their_shape(loaded, shape):
     same = loaded.run("same", {"text": text})["same"]
     assert (same.dtype, same.shape) == (np.dtype(object), shape)
     assert same.ravel().tolist() == [b"ab\0\0"] * text.size
+
+
+def test_a_signature_whose_tensors_cannot_be_sent_is_left_out_and_told(loaded):
+    assert "rounded" not in loaded.signatures
+    assert "same" in loaded.signatures
+    assert loaded.note == (
+        "Left out are signatures whose tensors cannot be sent: rounded ('rounded' is of qint8)."
+    )

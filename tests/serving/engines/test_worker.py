@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 from serving.core.servable import Servable
+from serving.engines import worker
 from serving.engines.worker import WorkerModel
-from serving.errors import DeadlineExceededError, NotReadyError
+from serving.errors import DeadlineExceededError, LoadError, NotReadyError
 from serving.messages import PredictCall, Target, VersionOptions
 from tests.serving.published import logits_of, publish_tiny
 
@@ -53,7 +56,7 @@ def is_gone(process_id):
 
 @pytest.mark.timeout(60)
 def test_closing_does_not_wait_for_a_run_that_never_ends(model):
-    worker = model.process_id
+    process_id = model.process_id
     hang(model)
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(model.run, "logits", INPUTS)
@@ -63,14 +66,14 @@ def test_closing_does_not_wait_for_a_run_that_never_ends(model):
         assert time.monotonic() - started < 4
         with pytest.raises(NotReadyError, match="unloaded"):
             running.result()
-    assert is_gone(worker)
+    assert is_gone(process_id)
     with pytest.raises(NotReadyError, match="unloaded"):
         model.run("logits", INPUTS)
 
 
 @pytest.mark.timeout(60)
 def test_a_run_long_past_its_deadline_makes_room_for_the_others(model, caplog):
-    worker = model.process_id
+    process_id = model.process_id
     hang(model)
     with ThreadPoolExecutor(2) as executor:
         abandoned = executor.submit(model.run, "logits", INPUTS, time.monotonic() + 0.05)
@@ -81,19 +84,19 @@ def test_a_run_long_past_its_deadline_makes_room_for_the_others(model, caplog):
         np.testing.assert_allclose(
             waiting.result()["logits"], logits_of(INPUTS["image"]), atol=1e-5
         )
-    assert is_gone(worker)
+    assert is_gone(process_id)
     assert "went on for" in caplog.text
 
 
 def test_a_run_a_little_past_its_deadline_keeps_its_worker(model):
-    worker = model.process_id
+    process_id = model.process_id
     hang(model)
     with ThreadPoolExecutor(1) as executor:
         late = executor.submit(model.run, "logits", INPUTS, time.monotonic() + 0.05)
         time.sleep(0.1)
-        os.kill(worker, signal.SIGCONT)
+        os.kill(process_id, signal.SIGCONT)
         assert "logits" in late.result()
-    assert model.process_id == worker
+    assert model.process_id == process_id
     with pytest.raises(DeadlineExceededError, match="before the worker was free"):
         model.run("logits", INPUTS, time.monotonic())
 
@@ -115,3 +118,38 @@ async def test_a_version_goes_while_an_abandoned_run_never_ends(servable):
     assert await servable.drain(0)
     await asyncio.wait_for(asyncio.to_thread(servable.close), 20)
     assert is_gone(servable._loaded.process_id)
+
+
+def answered(monkeypatch, path, engine):
+    """The first thing that a worker says, its side running here."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ours, theirs = socket.socketpair()
+    with ours:
+        worker.main(theirs.detach(), path, engine)
+        kind, body = worker._receive(ours)
+    assert kind == worker.FAILURE
+    return worker._failure(body)
+
+
+def test_whatever_goes_wrong_while_it_loads_is_told(monkeypatch, tmp_path):
+    def load(path, engine):
+        raise KeyError("DT_QINT8")
+
+    monkeypatch.setattr(worker, "_load", load)
+    error = answered(monkeypatch, tmp_path, "tensorflow")
+    assert type(error) is LoadError
+    assert str(error) == "Loading failed: KeyError: 'DT_QINT8'"
+
+
+def test_an_engine_that_is_not_installed_is_told_with_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "serving.engines.tensorflow", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    error = answered(monkeypatch, tmp_path, "tensorflow")
+    assert type(error) is LoadError
+    assert str(error).endswith("not installed: pip install 'convzoo[train]'.")
+
+
+def test_a_worker_that_ends_while_it_loads_is_told_with_its_exit_code(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(LoadError, match=r"ended while it loaded this version \(exit code 1\)"):
+        WorkerModel(publish_tiny(tmp_path), "openvino", is_batchable=True)
