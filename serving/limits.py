@@ -4,6 +4,7 @@ Each has a test in tests/serving/test_limits.py. A server sets others with `[lim
 configuration file; they are fixed before the first request and the same for every protocol.
 """
 
+import sys
 from dataclasses import dataclass, fields
 
 
@@ -59,4 +60,6 @@ class Limits:
 
 
 LIMITS = Limits()
+# For tensors between parts of this server: what came in was held against LIMITS already.
+NO_LIMITS = Limits(elements=sys.maxsize, repeated_elements=sys.maxsize, dimensions=sys.maxsize)
 NAMES = tuple(each.name for each in fields(Limits))

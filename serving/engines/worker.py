@@ -25,10 +25,13 @@ from serving.errors import (
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
+    LimitExceededError,
     LoadError,
     NotReadyError,
     ServingError,
+    UnsupportedError,
 )
+from serving.limits import NO_LIMITS
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
 from zoo.artifact import Manifest, read_manifest
@@ -44,10 +47,10 @@ NOTE, READY, REQUEST, REPLY, FAILURE = b"N", b"R", b"Q", b"A", b"F"
 
 # TensorFlow alone takes 10 to 16 s to import on a small machine.
 START_WITHIN_S = 120.0
+# What an engine raises; of other errors the nearest base among these goes over.
 _FAILURES: dict[str, type[ServingError]] = {
-    "InvalidRequestError": InvalidRequestError,
-    "EngineError": EngineError,
-    "LoadError": LoadError,
+    each.__name__: each
+    for each in (LimitExceededError, InvalidRequestError, UnsupportedError, EngineError, LoadError)
 }
 
 
@@ -189,7 +192,7 @@ class WorkerModel:
                 ) from error
         if kind == FAILURE:
             raise _failure(body)
-        return tfs_proto.decode_predict_reply(body).outputs
+        return tfs_proto.decode_predict_reply(body, NO_LIMITS).outputs
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -228,7 +231,10 @@ class TensorFlowModel(WorkerModel):
 
 def _failure(body: bytes) -> ServingError:
     failure = json.loads(body)
-    return _FAILURES.get(failure["kind"], EngineError)(failure["text"])
+    error = _FAILURES[failure["kind"]](failure["text"])
+    if isinstance(error, InvalidRequestError):
+        error.field = failure["field"]
+    return error
 
 
 # --- The worker's side --------------------------------------------------------------------------
@@ -255,11 +261,11 @@ def main(file_number: int, path: Path, engine: str) -> None:
         while True:
             _, body = _receive(connection)
             try:
-                call = tfs_proto.decode_predict_request(body)
+                call = tfs_proto.decode_predict_request(body, NO_LIMITS)
                 outputs = model.run(call.signature, call.inputs)
                 reply = PredictReply("worker", 1, call.signature, outputs)
                 answer = tfs_proto.encode_predict_reply(reply, as_content=True)
-            except ServingError as error:
+            except Exception as error:  # noqa: BLE001 - the next request may go well
                 _send(connection, FAILURE, _as_failure(error))
             else:
                 _send(connection, REPLY, answer)
@@ -277,8 +283,16 @@ def _load(path: Path, engine: str) -> "SavedModel | LoadedModel":
     return engines.load(engine, path, read_manifest(path))
 
 
-def _as_failure(error: ServingError) -> bytes:
-    return json.dumps({"kind": type(error).__name__, "text": str(error)}).encode()
+def _as_failure(error: Exception) -> bytes:
+    if not isinstance(error, ServingError):
+        error = EngineError(f"The engine failed: {type(error).__name__}: {error}")
+    names = [each.__name__ for each in type(error).__mro__ if each.__name__ in _FAILURES]
+    failure = {
+        "kind": names[0] if names else EngineError.__name__,
+        "text": str(error),
+        "field": getattr(error, "field", ""),
+    }
+    return json.dumps(failure).encode()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
-from serving.limits import LIMITS
+from serving.limits import LIMITS, Limits
 from serving.messages import Array
 
 # name -> (DataType number, typed field, NumPy type)
@@ -138,12 +138,13 @@ def encode_tensor(array: Array, proto: Any, *, as_content: bool) -> None:
         getattr(proto, field).extend(flat.tolist())
 
 
-def decode_tensor(proto: Any, name: str) -> Array:
+def decode_tensor(proto: Any, name: str, limits: Limits = LIMITS) -> Array:
     """Reads a TensorProto; numeric `tensor_content` is not copied.
 
     Args:
         proto: The message.
         name: The tensor's name, for messages.
+        limits: How large it may be.
 
     Returns:
         An array, read-only where it lies in the message; strings as an object array of bytes.
@@ -166,11 +167,11 @@ def decode_tensor(proto: Any, name: str) -> Array:
         raise InvalidRequestError(
             f"Input {name!r} has shape {list(shape)}; no size may be negative.", field=name
         )
-    number = count_of(name, shape)
+    number = count_of(name, shape, limits)
     field, numpy_type = _TYPES[dtype][1], numpy_type_of(dtype)
     content = proto.tensor_content  # once: reading it copies it
-    if not content and number > LIMITS.repeated_elements:
-        _check_repeated(len(getattr(proto, field)), name, number)
+    if not content and number > limits.repeated_elements:
+        _check_repeated(len(getattr(proto, field)), name, number, limits)
     if dtype == "bytes":
         return _strings(proto, name, number).reshape(shape)
     if content:
@@ -185,35 +186,35 @@ def decode_tensor(proto: Any, name: str) -> Array:
     return _typed(getattr(proto, field), dtype, numpy_type, number).reshape(shape)
 
 
-def count_of(name: str, shape: Sequence[int]) -> int:
+def count_of(name: str, shape: Sequence[int], limits: Limits = LIMITS) -> int:
     """How many elements a shape has, before anything is allocated for them.
 
     Raises:
         LimitExceededError: too many, or too many dimensions.
     """
-    if len(shape) > LIMITS.dimensions:
+    if len(shape) > limits.dimensions:
         raise LimitExceededError(
-            f"Input {name!r} has {len(shape)} dimensions; at most {LIMITS.dimensions} are taken.",
+            f"Input {name!r} has {len(shape)} dimensions; at most {limits.dimensions} are taken.",
             field=name,
         )
     number = math.prod(shape)
     # NumPy makes no empty array either whose other sizes are too large.
     reach = number or math.prod(filter(None, shape))
-    if reach > LIMITS.elements:
+    if reach > limits.elements:
         raise LimitExceededError(
             f"Input {name!r} has shape {list(shape)}, {reach:,} "
             f"{'elements' if number else 'times 0 elements'}; "
-            f"at most {LIMITS.elements:,} are taken.",
+            f"at most {limits.elements:,} are taken.",
             field=name,
         )
     return number
 
 
-def _check_repeated(given: int, name: str, number: int) -> None:
+def _check_repeated(given: int, name: str, number: int, limits: Limits) -> None:
     if given < number:
         raise LimitExceededError(
             f"Input {name!r} has {number:,} elements and brings {given:,}; the last value is "
-            f"repeated for at most {LIMITS.repeated_elements:,}.",
+            f"repeated for at most {limits.repeated_elements:,}.",
             field=name,
         )
 

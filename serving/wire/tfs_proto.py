@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from serving.errors import InvalidRequestError
+from serving.limits import LIMITS, Limits
 from serving.messages import (
     DEFAULT_SIGNATURE,
     Array,
@@ -96,13 +97,13 @@ def encode_spec(reply: PredictReply, spec: Any) -> None:
 # --- Predict ------------------------------------------------------------------------------------
 
 
-def decode_predict_request(body: bytes) -> PredictCall:
-    """Server: a PredictRequest."""
+def decode_predict_request(body: bytes, limits: Limits = LIMITS) -> PredictCall:
+    """Server: a PredictRequest, whose tensors are held against the limits."""
     request = parse("PredictRequest", body)
     return PredictCall(
         target=decode_target(request),
         signature=request.model_spec.signature_name,
-        inputs={name: decode_tensor(request.inputs[name], name) for name in request.inputs},
+        inputs={name: decode_tensor(request.inputs[name], name, limits) for name in request.inputs},
         outputs=tuple(request.output_filter),
     )
 
@@ -127,14 +128,16 @@ def encode_predict_reply(reply: PredictReply, *, as_content: bool = False) -> by
     return _bytes(response)
 
 
-def decode_predict_reply(body: bytes) -> PredictReply:
-    """Client: a PredictResponse."""
+def decode_predict_reply(body: bytes, limits: Limits = LIMITS) -> PredictReply:
+    """Client: a PredictResponse, whose tensors are held against the limits."""
     response = parse("PredictResponse", body)
     return PredictReply(
         model=response.model_spec.name,
         version=response.model_spec.version.value,
         signature=response.model_spec.signature_name or DEFAULT_SIGNATURE,
-        outputs={name: decode_tensor(response.outputs[name], name) for name in response.outputs},
+        outputs={
+            name: decode_tensor(response.outputs[name], name, limits) for name in response.outputs
+        },
     )
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,17 @@ import pytest
 from serving.core.servable import Servable
 from serving.engines import worker
 from serving.engines.worker import WorkerModel
-from serving.errors import DeadlineExceededError, LoadError, NotReadyError
+from serving.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    LimitExceededError,
+    LoadError,
+    NotReadyError,
+    SignatureNotFoundError,
+    UnsupportedError,
+)
+from serving.limits import LIMITS
 from serving.messages import PredictCall, Target, VersionOptions
 from tests.serving.published import logits_of, publish_tiny
 
@@ -153,3 +164,50 @@ def test_a_worker_that_ends_while_it_loads_is_told_with_its_exit_code(monkeypatc
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(LoadError, match=r"ended while it loaded this version \(exit code 1\)"):
         WorkerModel(publish_tiny(tmp_path), "openvino", is_batchable=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (LimitExceededError("Too large.", field="x"), LimitExceededError),
+        (SignatureNotFoundError("a", "b"), InvalidRequestError),
+        (UnsupportedError("Not so."), UnsupportedError),
+        (EngineError("It failed."), EngineError),
+        (MemoryError("no room"), EngineError),
+    ],
+)
+def test_errors_keep_their_kind_on_their_way(error, kind):
+    found = worker._failure(worker._as_failure(error))
+    assert type(found) is kind
+    assert str(error) in str(found)
+    assert getattr(found, "field", "") == getattr(error, "field", "")
+
+
+class Ones:
+    """As many ones as are asked for, in as many dimensions as the question has."""
+
+    signatures = {}  # noqa: RUF012
+
+    def run(self, signature, inputs):
+        if signature == "fail":
+            raise MemoryError
+        return {"y": np.ones(inputs["n"].item(), np.int8), "n": inputs["n"]}
+
+
+def test_the_limits_on_what_arrives_do_not_stand_between_server_and_worker(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(worker, "_load", lambda path, engine: Ones())
+    for name in ("elements", "dimensions"):
+        monkeypatch.setattr(LIMITS, name, 1)
+    ours, theirs = socket.socketpair()
+    with ours, ThreadPoolExecutor(1) as executor:
+        executor.submit(worker.main, theirs.detach(), None, "tensorflow")
+        model = object.__new__(WorkerModel)
+        model._lock, model._connection = threading.Lock(), ours
+        assert worker._receive(ours)[0] == worker.READY
+        answer = model.run("ones", {"n": np.full((1,) * 40, 99)})
+        assert (answer["y"].shape, answer["n"].ndim) == ((99,), 40)
+        with pytest.raises(EngineError, match="MemoryError"):
+            model.run("fail", {"n": np.zeros(1)})
+        assert len(model.run("ones", {"n": np.full(1, 5)})["y"]) == 5
+        ours.shutdown(socket.SHUT_RDWR)
