@@ -1,5 +1,6 @@
 """The TensorFlow engine: runs any SavedModel. Imported in a worker process only."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ import tensorflow as tf
 from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
 from serving.wire.tensors import DTYPE_NUMBERS
+
+# A line of Python's stack has the line of code below it; the number of a function is of no use.
+_STACK = re.compile(
+    r"^(?:Graph execution error:|Detected at node .*|<stack traces unavailable>"
+    r'|\s*File ".*(?:\n {4}.*)?)$| \[Op:[^\]]*\]',
+    re.MULTILINE,
+)
 
 
 class SavedModel:
@@ -24,7 +32,8 @@ class SavedModel:
         try:
             self._loaded: Any = tf.saved_model.load(str(path), tags=["serve"])
         except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise LoadError(f"TensorFlow cannot load this SavedModel: {_brief(error)}") from error
+            reason = _brief(error).replace(str(path), path.name)
+            raise LoadError(f"TensorFlow cannot load this SavedModel: {reason}") from error
         self._functions = dict(self._loaded.signatures)
         signatures = [_signature(name, function) for name, function in self._functions.items()]
         self.signatures: Mapping[str, Signature] = {
@@ -74,7 +83,10 @@ class SavedModel:
 
 
 def _brief(error: Exception) -> str:
-    return str(getattr(error, "message", error)).strip()[:500]
+    """The reason alone: where a node was made is long, and names files of this machine."""
+    text, _, _ = str(getattr(error, "message", error)).partition("Original stack trace for")
+    lines = _STACK.sub("", text).splitlines()
+    return "\n".join(filter(str.strip, lines)).strip()[:500] or type(error).__name__
 
 
 def _array(tensor: Any) -> Array:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from serving.errors import InvalidRequestError, LoadError
+
 pytestmark = pytest.mark.tensorflow
 
 
@@ -23,6 +25,32 @@ def second(tmp_path_factory):
     module = Module()
     path = tmp_path_factory.mktemp("second") / "1"
     tf.saved_model.save(module, str(path), {"same": module.same, "rounded": module.rounded})
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A SavedModel as estimators of TensorFlow 1 wrote it."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    path = tmp_path_factory.mktemp("first") / "1"
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples = v1.placeholder(tf.string, [None], "tf_example")
+        parsed = tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([2], tf.float32)})
+        scores = tf.identity(parsed["x"], "scores")
+        mean = tf.reduce_mean(parsed["x"], axis=1, name="mean")
+        making = v1.saved_model.signature_def_utils
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {
+                "serving_default": making.classification_signature_def(examples, None, scores),
+                "mean": making.regression_signature_def(examples, mean),
+            },
+        )
+        builder.save()
     return path
 
 
@@ -48,3 +76,51 @@ def test_a_signature_whose_tensors_cannot_be_sent_is_left_out_and_told(loaded):
     assert loaded.note == (
         "Left out are signatures whose tensors cannot be sent: rounded ('rounded' is of qint8)."
     )
+
+
+def test_an_error_has_its_reason_and_no_stack(first):
+    from serving.engines.tensorflow import SavedModel
+
+    with pytest.raises(InvalidRequestError) as refused:
+        SavedModel(first).run("mean", {"inputs": np.array([b"none"], np.object_)})
+    text = str(refused.value)
+    assert text.startswith("TensorFlow refused the input: Could not parse example input")
+    assert "/" not in text.replace("ParseExample/", "")
+    assert "line" not in text
+
+
+def test_a_path_of_the_server_is_not_told(tmp_path):
+    from serving.engines.tensorflow import SavedModel
+
+    with pytest.raises(LoadError) as refused:
+        SavedModel(tmp_path / "7")
+    assert "does not exist at: 7/" in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "brief"),
+    [
+        ("Plain.", "Plain."),
+        (
+            "Graph execution error:\n\nDetected at node A/B defined at (most recent call last):\n"
+            '  File "/srv/convzoo/worker.py", line 225, in <module>\n\n'
+            '  File "/srv/convzoo/worker.py", line 7, in main\n    model.run()\n\n'
+            "2 root error(s) found.\n  (0) INVALID_ARGUMENT:  No.\n\t [[{{node A/B}}]]\n"
+            "  (1) ABORTED: x\n0 successful operations. [Op:__inference_f_1]",
+            "2 root error(s) found.\n  (0) INVALID_ARGUMENT:  No.\n\t [[{{node A/B}}]]\n"
+            "  (1) ABORTED: x\n0 successful operations.",
+        ),
+        (
+            "No.\n\t [[node A]]\n\nOriginal stack trace for 'A':\n"
+            '  File "/srv/a.py", line 1, in <module>\n    a()\n',
+            "No.\n\t [[node A]]",
+        ),
+        ("<stack traces unavailable>\n" + "x" * 900, "x" * 500),
+        ("Graph execution error:\n", "ValueError"),
+    ],
+)
+def test_where_a_node_was_made_is_not_told(told, brief):
+    from serving.engines.tensorflow import _brief
+
+    assert _brief(ValueError(told)) == brief
