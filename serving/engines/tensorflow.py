@@ -12,6 +12,8 @@ from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
 from serving.wire.tensors import DTYPE_NUMBERS
 
+_TAG = "serve"
+
 # A line of Python's stack has the line of code below it; the number of a function is of no use.
 _STACK = re.compile(
     r"^(?:Graph execution error:|Detected at node .*|<stack traces unavailable>"
@@ -30,12 +32,13 @@ class SavedModel:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._loaded: Any = tf.saved_model.load(str(path), tags=["serve"])
+            self._loaded: Any = tf.saved_model.load(str(path), tags=[_TAG])
+            definitions = _signature_definitions(path)
         except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
             reason = _brief(error).replace(str(path), path.name)
             raise LoadError(f"TensorFlow cannot load this SavedModel: {reason}") from error
         self._functions = dict(self._loaded.signatures)
-        signatures = [_signature(name, function) for name, function in self._functions.items()]
+        signatures = [_signature(name, definitions[name]) for name in self._functions]
         self.signatures: Mapping[str, Signature] = {
             each.name: each for each in signatures if not _unsendable(each)
         }
@@ -95,12 +98,21 @@ def _array(tensor: Any) -> Array:
     return array
 
 
-def _signature(name: str, function: Any) -> Signature:
-    _, keywords = function.structured_input_signature
+def _signature_definitions(path: Path) -> Mapping[str, Any]:
+    """The SignatureDefs as they stand in the file: a loaded function has lost some of them."""
+    file = tf.__internal__.saved_model.parse_saved_model(str(path))
+    (definitions,) = (
+        graph.signature_def for graph in file.meta_graphs if set(graph.meta_info_def.tags) == {_TAG}
+    )
+    return dict(definitions)
+
+
+def _signature(name: str, definition: Any) -> Signature:
     return Signature(
         name=name,
-        inputs={key: _spec(key, spec) for key, spec in sorted(keywords.items())},
-        outputs={key: _spec(key, spec) for key, spec in function.structured_outputs.items()},
+        inputs={key: _spec(key, info) for key, info in sorted(definition.inputs.items())},
+        outputs={key: _spec(key, info) for key, info in sorted(definition.outputs.items())},
+        method_name=definition.method_name,
     )
 
 
@@ -113,7 +125,16 @@ def _unsendable(signature: Signature) -> str:
     )
 
 
-def _spec(name: str, spec: Any) -> TensorSpec:
-    shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
-    dtype = "bytes" if spec.dtype == tf.string else spec.dtype.name
-    return TensorSpec(name=name, dtype=dtype, shape=shape, tensor_name=getattr(spec, "name", ""))
+def _spec(name: str, info: Any) -> TensorSpec:
+    sizes = info.tensor_shape
+    is_known = info.HasField("tensor_shape") and not sizes.unknown_rank
+    # Variables of TensorFlow 1 are told as references to their type.
+    dtype = tf.dtypes.as_dtype(info.dtype).base_dtype
+    return TensorSpec(
+        name=name,
+        dtype="bytes" if dtype == tf.string else dtype.name,
+        shape=tuple(None if each.size < 0 else each.size for each in sizes.dim)
+        if is_known
+        else None,
+        tensor_name=info.name,
+    )

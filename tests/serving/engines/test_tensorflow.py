@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from serving.errors import InvalidRequestError, LoadError
+from serving.messages import TensorSpec
 
 pytestmark = pytest.mark.tensorflow
 
@@ -124,3 +125,23 @@ def test_where_a_node_was_made_is_not_told(told, brief):
     from serving.engines.tensorflow import _brief
 
     assert _brief(ValueError(told)) == brief
+
+
+def test_metadata_of_tensorflow_1_is_what_the_file_says(first):
+    from serving.engines.tensorflow import SavedModel
+
+    signatures = SavedModel(first).signatures
+    classify, regress = signatures["serving_default"], signatures["mean"]
+    assert classify.method_name == "tensorflow/serving/classify"
+    assert regress.method_name == "tensorflow/serving/regress"
+    assert classify.inputs == {"inputs": TensorSpec("inputs", "bytes", (None,), "tf_example:0")}
+    assert classify.outputs == {"scores": TensorSpec("scores", "float32", (None, 2), "scores:0")}
+    assert regress.outputs == {"outputs": TensorSpec("outputs", "float32", (None,), "mean:0")}
+
+
+def test_metadata_of_tensorflow_2_is_what_the_file_says(loaded):
+    same = loaded.signatures["same"]
+    assert same.method_name == "tensorflow/serving/predict"
+    assert same.inputs == {"text": TensorSpec("text", "bytes", None, "same_text:0")}
+    assert set(same.outputs) == {"same"}
+    assert "PartitionedCall" in same.outputs["same"].tensor_name
