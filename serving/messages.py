@@ -36,12 +36,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A named function of a servable."""
+    """A named function of a servable; `defaults` stand for inputs that a request leaves out."""
 
     name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str = "tensorflow/serving/predict"
+    # Arrays have no one answer to whether they are equal.
+    defaults: Mapping[str, Array] = field(default_factory=dict, compare=False)
 
 
 DEFAULT_SIGNATURE = "serving_default"

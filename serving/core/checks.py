@@ -1,8 +1,17 @@
 """Holds a request against its signature, so that engines see only what they can run."""
 
+from dataclasses import replace
+
 from serving.errors import InvalidRequestError
 from serving.messages import PredictCall, Signature, TensorSpec
 from serving.wire.tensors import dtype_name
+
+
+def filled(call: PredictCall, signature: Signature) -> PredictCall:
+    """The request with the signature's defaults for what it leaves out."""
+    if not signature.defaults:
+        return call
+    return replace(call, inputs={**signature.defaults, **call.inputs})
 
 
 def check_call(call: PredictCall, signature: Signature, *, is_batched: bool) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from serving.core import engine as engines
 from serving.core import tuning
 from serving.core.batching import Batcher, Batching, Ran, level_of
-from serving.core.checks import check_call
+from serving.core.checks import check_call, filled
 from serving.core.drift import DriftLog
 from serving.core.explain import Explainer
 from serving.core.memory import resident_bytes
@@ -252,8 +252,9 @@ class Servable:
             try:
                 if name not in self.signatures:
                     raise SignatureNotFoundError(name, self.signatures)
-                check_call(call, self.signatures[name], is_batched=self.is_batched)
-                self._loaded.run(name, call.inputs)
+                whole = filled(call, self.signatures[name])
+                check_call(whole, self.signatures[name], is_batched=self.is_batched)
+                self._loaded.run(name, whole.inputs)
             except ServingError as error:
                 raise LoadError(f"{WARMUP}: record {index}: {error}") from error
 
@@ -355,6 +356,7 @@ class Servable:
             if name not in self.signatures:
                 raise SignatureNotFoundError(name, self.signatures)
             signature = self.signatures[name]
+            call = filled(call, signature)
             rows = check_call(call, signature, is_batched=self.is_batched)
             if rows == 0:
                 raise InvalidRequestError("The batch is empty: its leading dimension is 0.")

@@ -113,6 +113,7 @@ def _signature(name: str, definition: Any) -> Signature:
         inputs={key: _spec(key, info) for key, info in sorted(definition.inputs.items())},
         outputs={key: _spec(key, info) for key, info in sorted(definition.outputs.items())},
         method_name=definition.method_name,
+        defaults={key: tf.make_ndarray(each) for key, each in sorted(definition.defaults.items())},
     )
 
 

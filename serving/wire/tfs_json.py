@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 
 from serving.errors import (
     InvalidRequestError,
@@ -33,7 +34,8 @@ from serving.messages import (
     VersionStatus,
 )
 from serving.wire import numbers
-from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name, native
+from serving.wire.pool import message
+from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name, encode_tensor, native
 
 try:
     import orjson
@@ -494,7 +496,7 @@ def encode_metadata_reply(metadata: ModelMetadata) -> bytes:
             "inputs": {each: _json_spec(spec) for each, spec in signature.inputs.items()},
             "outputs": {each: _json_spec(spec) for each, spec in signature.outputs.items()},
             "method_name": signature.method_name,
-            "defaults": {},
+            "defaults": {each: _json_tensor(array) for each, array in signature.defaults.items()},
         }
         for name, signature in metadata.signatures.items()
     }
@@ -520,6 +522,15 @@ def _json_spec(spec: TensorSpec) -> dict[str, Any]:
         },
         "name": spec.tensor_name,
     }
+
+
+def _json_tensor(array: Array) -> dict[str, Any]:
+    """A TensorProto with all of its fields, as TensorFlow Serving prints it."""
+    proto = message("tensorflow.TensorProto")()
+    encode_tensor(array, proto, as_content=False)
+    return MessageToDict(
+        proto, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 # --- Client -------------------------------------------------------------------------------------

@@ -269,6 +269,8 @@ def encode_metadata_reply(metadata: ModelMetadata) -> bytes:
         definition.method_name = signature.method_name
         _encode_specs(signature.inputs, definition.inputs)
         _encode_specs(signature.outputs, definition.outputs)
+        for key, array in signature.defaults.items():
+            encode_tensor(array, definition.defaults[key], as_content=False)
     response.metadata["signature_def"].Pack(signatures)
     return _bytes(response)
 
@@ -301,6 +303,11 @@ def decode_metadata_reply(body: bytes) -> ModelMetadata:
                 inputs=_decode_specs(definition.inputs),
                 outputs=_decode_specs(definition.outputs),
                 method_name=definition.method_name,
+                defaults={
+                    key: decode_tensor(tensor, key)
+                    for key, tensor in sorted(definition.defaults.items())
+                    if tensor.dtype in DTYPE_NAMES
+                },
             )
             for name, definition in signatures.signature_def.items()
         },

@@ -7,9 +7,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from serving.messages import PredictCall, Target
+from serving.wire import tfs_proto
 from tests.e2e.conftest import serve
 from tests.e2e.test_serve import get, post
 
@@ -42,12 +45,21 @@ def foreign(tmp_path_factory) -> Path:
             )
             return {"counted": counted}
 
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name=n) for n in "pq"])
+        def product(self, p=tf.constant(2.0), q=tf.constant(3.0)):  # noqa: B008 - as TensorFlow wants it
+            return {"product": p * q}
+
     module = Module()
     base_path = tmp_path_factory.mktemp("foreign") / "models"
     tf.saved_model.save(
         module,
         str(base_path / "half" / "00000003"),
-        {"serving_default": module.scale, "shout": module.shout, "count": module.count},
+        {
+            "serving_default": module.scale,
+            "shout": module.shout,
+            "count": module.count,
+            "product": module.product,
+        },
     )
     return base_path
 
@@ -68,6 +80,15 @@ def test_a_foreign_saved_model_is_served_and_survives_its_workers_death(foreign,
         assert answer["predictions"] == [{"loud": "AB", "length": 2}, {"loud": "C", "length": 1}]
         status, answer = post(f"{url}:predict", {"inputs": {"a": [[1, 2, 3]], "times": 3}})
         assert (status, "[N, 2]" in answer["error"]) == (400, True)
+
+        with grpc.insecure_channel(server.grpc) as channel:
+            predict = channel.unary_unary(tfs_proto.PREDICT)
+            for inputs, product in (({"p": 5}, 15), ({}, 6), ({"p": 5, "q": 7}, 35)):
+                sent = {name: np.float32(value) for name, value in inputs.items()}
+                call = PredictCall(Target("half"), sent, "product")
+                answer = predict(tfs_proto.encode_predict_request(call), timeout=30)
+                assert tfs_proto.decode_predict_reply(answer).outputs["product"] == product
+        assert signatures["product"]["defaults"]["q"]["float_val"] == [3.0]
 
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(server.process.pid)],

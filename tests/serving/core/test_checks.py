@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.core.checks import check_call
+from serving.core.checks import check_call, filled
 from serving.errors import InvalidRequestError
 from serving.messages import PredictCall, Signature, Target, TensorSpec
 
@@ -45,3 +45,15 @@ def test_the_rows_of_a_batch_are_those_of_every_input():
 def test_what_does_not_fit_is_named_with_what_would(asked, said):
     with pytest.raises(InvalidRequestError, match=said):
         check_call(asked, SIGNATURE, is_batched=True)
+
+
+def test_what_is_missing_has_the_signatures_default():
+    spec = TensorSpec("x", "float32", ())
+    signature = Signature("s", {"p": spec, "q": spec}, {}, defaults={"q": np.float32(3)})
+    given = PredictCall(Target("m"), {"p": np.float32(2)})
+    assert filled(given, signature).inputs == {"p": np.float32(2), "q": np.float32(3)}
+    assert given.inputs == {"p": np.float32(2)}
+    whole = PredictCall(Target("m"), {"p": np.float32(2), "q": np.float32(4)})
+    assert filled(whole, signature).inputs == whole.inputs
+    plain = Signature("s", {"p": spec}, {})
+    assert filled(given, plain) is given

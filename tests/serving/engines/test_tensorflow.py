@@ -23,9 +23,14 @@ def second(tmp_path_factory):
         def rounded(self, x):
             return {"rounded": tf.quantization.quantize(x, -1.0, 1.0, tf.qint8)[0]}
 
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name=n) for n in "pq"])
+        def product(self, p, q=tf.constant(3.0)):  # noqa: B008 - as TensorFlow wants it
+            return {"product": p * q}
+
     module = Module()
     path = tmp_path_factory.mktemp("second") / "1"
-    tf.saved_model.save(module, str(path), {"same": module.same, "rounded": module.rounded})
+    names = ("same", "rounded", "product")
+    tf.saved_model.save(module, str(path), {name: getattr(module, name) for name in names})
     return path
 
 
@@ -145,3 +150,8 @@ def test_metadata_of_tensorflow_2_is_what_the_file_says(loaded):
     assert same.inputs == {"text": TensorSpec("text", "bytes", None, "same_text:0")}
     assert set(same.outputs) == {"same"}
     assert "PartitionedCall" in same.outputs["same"].tensor_name
+
+
+def test_the_defaults_of_a_signature_are_told(loaded):
+    assert loaded.signatures["product"].defaults == {"q": np.float32(3.0)}
+    assert loaded.signatures["same"].defaults == {}

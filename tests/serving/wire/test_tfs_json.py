@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.errors import InvalidRequestError, SignatureNotFoundError, UnsupportedError
-from serving.messages import PredictCall, PredictReply, Signature, Target, TensorSpec
+from serving.messages import (
+    ModelMetadata,
+    PredictCall,
+    PredictReply,
+    Signature,
+    Target,
+    TensorSpec,
+)
 from serving.wire import numbers, tfs_json
 
 
@@ -235,3 +242,12 @@ call, _ = tfs_json.decode_predict_request(body, Target("m"), signature())
 assert call.inputs["x"].tolist() == array.tolist()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_metadata_tells_defaults_as_protobufs_json_has_them():
+    signature = Signature("s", {}, {}, defaults={"q": np.array([1, 2], np.float32)})
+    body = tfs_json.encode_metadata_reply(ModelMetadata("m", 1, {"s": signature}))
+    (told,) = json.loads(body)["metadata"]["signature_def"]["signature_def"].values()
+    q = told["defaults"]["q"]
+    assert (q["dtype"], q["float_val"], q["tensor_content"]) == ("DT_FLOAT", [1.0, 2.0], "")
+    assert q["tensor_shape"] == {"dim": [{"size": "2", "name": ""}], "unknown_rank": False}

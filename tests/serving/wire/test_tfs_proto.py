@@ -1,5 +1,7 @@
 """TensorFlow Serving's messages, both ways, and against tensorflow-serving-api's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,6 +52,11 @@ def test_replies_come_back_as_they_were():
     )
     metadata = ModelMetadata("m", 3, {"s": signature})
     assert tfs_proto.decode_metadata_reply(tfs_proto.encode_metadata_reply(metadata)) == metadata
+
+    defaults = {"x": np.ones((1, 3), np.float32), "t": np.array(b"a\0", np.object_)}
+    told = ModelMetadata("m", 3, {"s": replace(signature, defaults=defaults)})
+    back = tfs_proto.decode_metadata_reply(tfs_proto.encode_metadata_reply(told))
+    np.testing.assert_equal(dict(back.signatures["s"].defaults), defaults)
 
     status = ModelStatus(
         "m",
