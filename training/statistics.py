@@ -3,6 +3,7 @@
 Array names: n example.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 DRAWS = 2000
+
+# Of the normal distribution, for intervals of 95 %.
+QUANTILE = 1.959964
 
 
 class Difference(NamedTuple):
@@ -39,22 +43,63 @@ def mcnemar(right_candidate: NDArray[np.bool_], right_baseline: NDArray[np.bool_
 
 
 def paired_difference(candidate: NDArray[np.float64], baseline: NDArray[np.float64]) -> Difference:
-    """The mean difference of per-example values, with its bootstrap interval over examples.
+    """The mean difference of per-example values in 0..1, with its interval over examples.
+
+    Right or wrong (1 or 0) is counted, and has Tango's score interval; other values are resampled.
 
     Args:
         candidate: float [N].
         baseline: float [N], on the same examples.
     """
     gaps = np.asarray(candidate, np.float64) - np.asarray(baseline, np.float64)
+    if np.isin(candidate, (0, 1)).all() and np.isin(baseline, (0, 1)).all():
+        return _score_interval(int((gaps > 0).sum()), int((gaps < 0).sum()), len(gaps))
+    values, counts = np.unique(gaps, return_counts=True)
+    if len(values) == 1:
+        # Nothing to resample, but an example of a kind that was not drawn may differ by all of 1.
+        reach = QUANTILE**2 / (len(gaps) + QUANTILE**2)
+        return Difference(float(values[0]), float(values[0]) - reach, float(values[0]) + reach)
     rng = np.random.default_rng(0)
     # Means of resampled gaps; few distinct gaps make this a multinomial draw.
-    values, counts = np.unique(gaps, return_counts=True)
     if len(values) <= 16:
         draws = rng.multinomial(len(gaps), counts / len(gaps), DRAWS) @ values / len(gaps)
     else:
         draws = np.array([gaps[rng.integers(0, len(gaps), len(gaps))].mean() for _ in range(DRAWS)])
     low, high = np.quantile(draws, [0.025, 0.975])
     return Difference(float(gaps.mean()), float(low), float(high))
+
+
+def _score_interval(b: int, c: int, n: int) -> Difference:
+    """The difference of two paired proportions, (b - c) / n, with its score interval [tango1998].
+
+    It holds every difference that the score test does not reject. Resampling would say "exactly 0"
+    of examples without a difference, however few they are; this says plus or minus
+    z^2 / (n + z^2).
+
+    Args:
+        b: Examples on which the candidate alone is right.
+        c: Examples on which the baseline alone is right.
+        n: All examples.
+    """
+
+    def score(difference: float) -> float:
+        # The likeliest share of c when the difference is given.
+        half = (2 * n - b + c) * difference - b - c
+        root = math.sqrt(max(half**2 + 8 * n * c * difference * (1 - difference), 0.0))
+        share = (root - half) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        gap = b - c - n * difference
+        return gap / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gap)
+
+    def where(low: float, high: float, level: float) -> float:
+        # The score falls as the difference grows.
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if score(middle) > level else (low, middle)
+        return (low + high) / 2
+
+    value = (b - c) / n
+    return Difference(value, where(-1.0, value, QUANTILE), where(value, 1.0, -QUANTILE))
 
 
 def not_worse(difference: Difference, margin: float) -> Outcome:
