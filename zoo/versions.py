@@ -52,6 +52,7 @@ class Move(Frozen):
         why: The reason given, or what moved it.
         recipe_sha256: The recipe that the version came from.
         forced: The version was not gated, and that was accepted.
+        rolled_back: The move undid an earlier one; None in a history from before this was kept.
     """
 
     time: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -62,6 +63,7 @@ class Move(Frozen):
     why: str
     recipe_sha256: str = ""
     forced: bool = False
+    rolled_back: bool | None = None
 
 
 class GateRecord(Frozen):
@@ -138,7 +140,9 @@ def promote(
         recipe = check_version(model_path / str(version))
         if not is_forced:
             _require_gated(model_path, version)
-        return _move(model_path, label, version, why=why, recipe=recipe, is_forced=is_forced)
+        return _move(
+            model_path, label, version, why=why, recipe=recipe, is_forced=is_forced, is_back=False
+        )
 
 
 def rollback(model_path: Path, *, label: str = STABLE, why: str = "") -> Move:
@@ -153,7 +157,13 @@ def rollback(model_path: Path, *, label: str = STABLE, why: str = "") -> Move:
         before = previous(model_path, label)
         recipe = check_version(model_path / str(before))
         return _move(
-            model_path, label, before, why=why or "rollback", recipe=recipe, is_forced=False
+            model_path,
+            label,
+            before,
+            why=why or "rollback",
+            recipe=recipe,
+            is_forced=False,
+            is_back=True,
         )
 
 
@@ -175,13 +185,17 @@ def previous(model_path: Path, label: str) -> int:
 
 
 def _before(model_path: Path, label: str, current: int) -> int | None:
-    """What the label named before the move that first led to `current`, undoing what was undone."""
+    """What the label named before the move that led to `current`; what was undone does not count."""
     trail: list[int] = []
     for move in history(model_path):
         if move.label != label or move.version is None:
             continue
-        if move.version in trail:
-            del trail[trail.index(move.version) + 1 :]
+        # An old history does not say what was a rollback: a move to where one would have led was.
+        is_back = move.version in trail[-2:-1] if move.rolled_back is None else move.rolled_back
+        if is_back and move.version in trail[:-1]:
+            trail.pop()
+            while trail[-1] != move.version:
+                trail.pop()
         else:
             trail.append(move.version)
     return trail[-2] if len(trail) > 1 and trail[-1] == current else None
@@ -293,7 +307,14 @@ def _require_gated(model_path: Path, version: int) -> None:
 
 
 def _move(
-    model_path: Path, label: str, version: int, *, why: str, recipe: str, is_forced: bool
+    model_path: Path,
+    label: str,
+    version: int,
+    *,
+    why: str,
+    recipe: str,
+    is_forced: bool,
+    is_back: bool,
 ) -> Move:
     labels = read_labels(model_path)
     move = Move(
@@ -304,6 +325,7 @@ def _move(
         why=why,
         recipe_sha256=recipe,
         forced=is_forced,
+        rolled_back=is_back,
     )
     if labels.get(label) == version:
         return move  # Nothing moves, so nothing is written.

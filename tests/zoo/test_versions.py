@@ -87,6 +87,47 @@ def test_a_label_follows_promotion_and_goes_back_with_rollback(model_path):
     assert "@" in history(model_path)[0].who
 
 
+@pytest.mark.parametrize(
+    ("promoted", "then"),
+    [((1, 2, 1), [2, 1]), ((1, 2, 3, 2), [3, 2, 1]), ((1, 2, 3, 1), [3, 2, 1])],
+)
+def test_an_earlier_version_that_was_promoted_again_is_no_rollback(model_path, promoted, then):
+    for version in promoted:
+        promote(model_path, version)
+    assert [rollback(model_path).version for _ in then] == then
+    with pytest.raises(UsageError, match="never named another version"):
+        rollback(model_path)
+
+
+def test_promotions_and_rollbacks_in_turns_are_undone_one_by_one(model_path):
+    promote(model_path, 1)
+    promote(model_path, 2)
+    rollback(model_path)
+    promote(model_path, 2)
+    promote(model_path, 3)
+    assert [rollback(model_path).version for _ in range(2)] == [2, 1]
+
+
+def test_a_history_that_does_not_say_what_was_a_rollback_is_read(model_path):
+    for version in (1, 2, 3):
+        promote(model_path, version)
+    rollback(model_path)
+    place = model_path / "history.jsonl"
+    lines = [json.loads(line) for line in place.read_bytes().splitlines()]
+    for each in lines:
+        del each["rolled_back"]
+    place.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert len(history(model_path)) == 4
+    assert rollback(model_path).version == 1
+
+
+def test_pruning_keeps_what_a_label_named_before_it_went_back_by_promotion(model_path):
+    for version in (1, 2, 3, 2, 1):
+        promote(model_path, version)
+    assert prune(model_path, 1) == []
+    assert rollback(model_path).version == 2
+
+
 def test_a_version_that_did_not_pass_needs_force_and_a_reason(model_path):
     (model_path / "gates" / "1.json").unlink()
     judge(model_path, 2, "inconclusive")
