@@ -13,10 +13,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 import training
 import zoo
@@ -39,7 +39,7 @@ from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageE
 from zoo.frozen import Frozen
 from zoo.precision import NEEDS, Precision
 from zoo.url import Place, Url
-from zoo.versions import check_version, lock, promote, prune, write_gate
+from zoo.versions import check_label, check_version, lock, promote, prune, write_gate
 
 STEPS = ("check", "train", "publish", "gate", "promote")
 
@@ -51,6 +51,14 @@ class PublishSettings(Frozen):
     most_drop: float = Field(default=0.005, ge=0, le=1)
 
 
+def _as_label(text: str) -> str:
+    try:
+        return check_label(text)
+    except UsageError as error:
+        # What pydantic tells with the field's name.
+        raise ValueError(str(error)) from error
+
+
 class PromoteSettings(Frozen):
     """Which label follows, and how many old versions stay.
 
@@ -59,7 +67,7 @@ class PromoteSettings(Frozen):
         keep: How many of the newest versions stay; None keeps all.
     """
 
-    label: str | None = "stable"
+    label: Annotated[str, AfterValidator(_as_label)] | None = "stable"
     keep: int | None = Field(default=None, ge=1)
 
 

@@ -22,11 +22,13 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from zoo.artifact import (
+    MODEL_NAME,
     first_fault,
     has_manifest,
     list_versions,
     read_labels,
     verify,
+    version_number,
     write_atomically,
     write_labels,
 )
@@ -37,6 +39,7 @@ from zoo.suggest import unknown
 HISTORY = "history.jsonl"
 GATES = "gates"
 STABLE = "stable"
+LATEST = "latest"
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -100,14 +103,31 @@ def resolve(model_path: Path, which: str) -> int:
         UsageError: none; names those there are.
     """
     versions, labels = list_versions(model_path), read_labels(model_path)
-    if which == "latest":
+    if which == LATEST:
         return max(versions)
-    if which.isdigit() and int(which) in versions:
-        return int(which)
+    number = version_number(which)
+    if number in versions:
+        return number
     if which in labels:
         return labels[which]
-    known = [*map(str, versions), *labels, "latest"]
+    known = [*map(str, versions), *labels, LATEST]
     raise UsageError(unknown(f"version of {model_path.name}", which, known))
+
+
+def check_label(label: str) -> str:
+    """Returns `label` when it can stand in a URL and be told from a number, "latest" and an option.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not MODEL_NAME.fullmatch(label) or label.startswith("-") or label.isdigit():
+        raise UsageError(
+            f"{label!r} cannot be a label: 1 to 64 of letters, digits, '.', '_' and '-', "
+            "not digits or dots alone, and no '-' first."
+        )
+    if label == LATEST:
+        raise UsageError(f"{LATEST!r} cannot be a label: it always means the newest version.")
+    return label
 
 
 def promote(
@@ -123,9 +143,10 @@ def promote(
         is_forced: Accept a version that was not gated or did not pass.
 
     Raises:
-        UsageError: no such version, not gated, or forced without a reason.
+        UsageError: no such version, not gated, forced without a reason, or no name for a label.
         ParityError: the version's files are not those its manifest names.
     """
+    check_label(label)
     with lock(model_path):
         if version not in list_versions(model_path):
             raise UsageError(

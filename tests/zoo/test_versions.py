@@ -177,6 +177,24 @@ def test_names_of_versions_are_numbers_labels_and_latest(model_path):
         find_model(model_path.parent, "mm")
 
 
+@pytest.mark.parametrize("which", ["²", "٢", ""])
+def test_only_ascii_digits_are_a_number(model_path, which):
+    with pytest.raises(UsageError, match="version of m"):
+        resolve(model_path, which)
+
+
+@pytest.mark.parametrize("label", ["", "a/b", "latest", "2", "-x", "..", "a b", "é", "x" * 65])
+def test_what_a_url_or_a_command_would_misread_is_no_label(model_path, label):
+    with pytest.raises(UsageError, match="cannot be a label"):
+        promote(model_path, 1, label=label)
+    assert read_labels(model_path) == {}
+
+
+def test_a_label_has_the_form_of_names(model_path):
+    for label in ("canary", "v2", "2026-01", "blue_green.a"):
+        assert promote(model_path, 1, label=label).label == label
+
+
 def test_a_line_of_history_that_was_torn_is_left_out(model_path):
     promote(model_path, 1)
     with (model_path / "history.jsonl").open("a") as file:
