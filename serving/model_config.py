@@ -25,7 +25,7 @@ from serving.messages import (
 from serving.wire.pool import message, pool
 from serving.wire.tfs_config import read_models
 from zoo.artifact import check_model_name, first_fault
-from zoo.errors import ArtifactError, UsageError
+from zoo.errors import UsageError
 from zoo.url import Place, Url, place_of
 
 
@@ -161,7 +161,7 @@ def _read_tables(document: Any, path: Path, options: VersionOptions) -> ServerCo
 def _settings(name: str, table: _Model, defaults: VersionOptions, path: Path) -> ModelSettings:
     try:
         check_model_name(name)
-    except ArtifactError as error:
+    except UsageError as error:
         raise ConfigError(f"{path}: {error}") from error
     options = _options(defaults, table.given(), f"{path}: models.{name}")
     specific = table.versions if isinstance(table.versions, tuple) else ()

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from zoo.errors import ArtifactError, CorruptVersionError, VersionExistsError
+from zoo.errors import ArtifactError, CorruptVersionError, UsageError, VersionExistsError
 from zoo.frozen import Frozen
 from zoo.preprocess import Floats, Preprocessing
 
@@ -145,10 +145,10 @@ def check_model_name(name: str) -> str:
     """Returns `name` when it can be a folder and part of a URL.
 
     Raises:
-        ArtifactError: it cannot.
+        UsageError: it cannot.
     """
     if not MODEL_NAME.fullmatch(name):
-        raise ArtifactError(
+        raise UsageError(
             f"{name!r} cannot name a model: 1 to 64 of letters, digits, '.', '_' and '-', "
             "not dots alone."
         )
@@ -255,6 +255,7 @@ def draft_version(base_path: Path, model: str, version: int | None = None) -> It
         version: The wanted number, or None for the next free one.
 
     Raises:
+        UsageError: no name for a model.
         ArtifactError: the base path cannot be written.
     """
     model_path = base_path / check_model_name(model)

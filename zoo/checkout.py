@@ -13,6 +13,7 @@ from zoo.artifact import (
     MANIFEST,
     VERSION_LABELS,
     VersionLabels,
+    check_model_name,
     list_models,
     list_versions,
     version_number,
@@ -176,7 +177,12 @@ def list_places(base_path: Path | Url) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def checkout(base_path: Path | Url, model: str) -> Iterator[Checkout]:
-    """A model's folder to work in, whether the base path is a folder or a URL."""
+    """A model's folder to work in, whether the base path is a folder or a URL.
+
+    Raises:
+        UsageError: what could not name a model, and might lead out of the base path.
+    """
+    check_model_name(model)
     if isinstance(base_path, Path):
         yield Checkout(base_path / model)
         return

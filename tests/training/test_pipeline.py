@@ -20,3 +20,12 @@ def test_a_label_that_cannot_be_one_is_refused_before_anything_runs(tmp_path, la
 
 def test_no_label_leaves_the_labels_to_people(tmp_path):
     assert pipelines.read(write(tmp_path, promote={"label": None})).promote.label is None
+
+
+@pytest.mark.parametrize("model", ["../evil/x", "a/b", "..", " "])
+def test_a_name_that_leads_out_of_the_base_path_is_refused_before_anything_runs(tmp_path, model):
+    file = write(tmp_path, model=model)
+    for step in (pipelines.plan, pipelines.run):
+        with pytest.raises(UsageError, match="cannot name a model"):
+            step(pipelines.read(file))
+    assert sorted(tmp_path.iterdir()) == [file]

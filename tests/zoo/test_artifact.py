@@ -12,7 +12,7 @@ import pytest
 
 from zoo import artifact
 from zoo.artifact import Architecture, EngineRecord, Manifest, draft_version
-from zoo.errors import ArtifactError, CorruptVersionError, VersionExistsError
+from zoo.errors import ArtifactError, CorruptVersionError, UsageError, VersionExistsError
 from zoo.preprocess import Preprocessing
 from zoo.spec import ImageInput
 
@@ -112,7 +112,7 @@ def test_an_unwritable_base_path_is_told(tmp_path):
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a b", "x" * 65])
 def test_a_model_name_that_is_no_folder_is_refused(tmp_path, name):
     with (
-        pytest.raises(ArtifactError, match="cannot name a model"),
+        pytest.raises(UsageError, match="cannot name a model"),
         draft_version(tmp_path, name),
     ):
         pass
