@@ -3,20 +3,24 @@
     check -> train -> publish -> gate -> promote
 
 Each step's key is a hash of all that decides its result: the code, the settings, the data, and the
-key of the step before. A step whose key is in `state.json` is skipped. Every step leaves either its
-whole result or none, so a pipeline that was killed anywhere goes on when it is run again.
+key of the step before. A step whose key is in `state.json` is skipped, when its result is still
+there and, for the gates, what they compared with is still in production. Every step leaves either
+its whole result or none, so a pipeline that was killed anywhere goes on when it is run again.
+
+What people moved stays: a version that a label was taken away from is not promoted again.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 import training
 import zoo
@@ -24,8 +28,10 @@ from training import recipe as recipes
 from training.gate import GateReport, Gates
 from training.recipe import Recipe
 from training.run import Run
+from training.statistics import Outcome
 from zoo.artifact import (
     KERAS_MODEL,
+    MANIFEST,
     file_sha256,
     first_fault,
     has_manifest,
@@ -39,9 +45,21 @@ from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageE
 from zoo.frozen import Frozen
 from zoo.precision import NEEDS, Precision
 from zoo.url import Place, Url
-from zoo.versions import check_label, check_version, lock, promote, prune, write_gate
+from zoo.versions import (
+    Move,
+    check_label,
+    check_version,
+    history,
+    lock,
+    promote,
+    prune,
+    write_gate,
+)
 
 STEPS = ("check", "train", "publish", "gate", "promote")
+
+# The reason that the history gives for a pipeline's own promotion.
+OWN_MOVE = re.compile("pipeline [0-9a-f]{12}")
 
 
 class PublishSettings(Frozen):
@@ -96,12 +114,35 @@ class Pipeline(Frozen):
     promote: PromoteSettings = PromoteSettings()
 
 
+class Done(Frozen):
+    """What `state.json` keeps of a step.
+
+    Attributes:
+        data: The data's name.
+        run: The run's folder.
+        version: What was published, judged or promoted.
+        manifest_sha256: Tells a version that was judged from a later one of its number.
+        against: The manifest's hash, likewise, of what it was compared with, by its number.
+    """
+
+    key: str
+    data: str = ""
+    run: str = ""
+    version: int | None = None
+    manifest_sha256: str = ""
+    against: dict[int, str] = Field(default_factory=dict)
+    outcome: Outcome | None = None
+
+
 class Step(NamedTuple):
     """One step of a plan."""
 
     name: str
     runs: bool
     why: str
+
+
+STATE = TypeAdapter(dict[str, Done])
 
 
 class Result(Frozen):
@@ -206,40 +247,99 @@ class _Work:
             before = keys[step] = hashlib.sha256(text.encode()).hexdigest()
         return keys
 
-    def is_done(self, step: str) -> bool:
-        """Whether this very step was done before, and its result is still there."""
-        if self.state.get(step, {}).get("key") != self.keys[step]:
-            return False
+    def reason(self, step: str) -> str:
+        """Why a step has to be done; empty when it was done before and its result is still there.
+
+        Raises:
+            UsageError: the version to compare with is not there.
+        """
+        done = self.state.get(step)
+        if done is None:
+            return "it was not done yet"
+        if done.key != self.keys[step]:
+            return "its code, settings or data have changed"
         match step:
             case "train":
-                return self.run.is_complete
-            case "publish" | "gate":
-                return self.state[step].get("version") in list_versions(self.model_path)
+                is_there = self.run.is_complete
+            case "publish":
+                is_there = done.version in list_versions(self.model_path)
+            case "gate":
+                sha256 = self.sha256(done.version)
+                is_there = done.outcome is not None and done.manifest_sha256 == sha256 != ""
             case "promote":
-                return self._is_promoted()
-        return True
+                label = self.settings.promote.label
+                is_there = label is None or self._names(label) == done.version
+            case _:
+                is_there = True
+        if not is_there:
+            return "its result is no longer there"
+        if step == "gate" and self._is_compared_with_another(done):
+            return "what it is compared with has changed"
+        return ""
 
-    def _is_promoted(self) -> bool:
-        label = self.settings.promote.label
-        version = self.state["promote"].get("version")
-        return label is None or read_labels(self.model_path).get(label) == version
+    def _is_compared_with_another(self, judged: Done) -> bool:
+        baseline = self.baseline()
+        # Once promoted, a version is its own baseline; the verdict that led there stays.
+        return baseline != judged.version and self.compared_with(baseline) != judged.against
+
+    def compared_with(self, baseline: int | None) -> dict[int, str]:
+        """What is kept of the version to compare with."""
+        return {} if baseline is None else {baseline: self.sha256(baseline)}
+
+    def sha256(self, version: int | None) -> str:
+        """The hash of a version's manifest; empty when there is none."""
+        manifest = self.model_path / str(version) / MANIFEST
+        return file_sha256(manifest) if manifest.is_file() else ""
+
+    def baseline(self) -> int | None:
+        """The version that candidates are compared with; None when there is none yet.
+
+        Raises:
+            UsageError: the label names a version that is not there.
+        """
+        against, there = self.settings.against, list_versions(self.model_path)
+        number = self._names(against)
+        if number is not None and number not in there:
+            raise UsageError(
+                f"{against!r} of {self.model!r} names version {number}, which is not there; there "
+                f"are {', '.join(map(str, there)) or 'none'}. Bring it back, or point the label "
+                "elsewhere with `convzoo rollback` or `convzoo promote`."
+            )
+        return number
+
+    def taken_away(self) -> Move | None:
+        """The move by which somebody took the label away from what was published last.
+
+        The pipeline's own promotions do not count, nor what was promoted again since.
+        """
+        label, version = self.settings.promote.label, self.state["publish"].version
+        if label is None or self._names(label) == version:
+            return None
+        moves = [move for move in history(self.model_path) if move.label == label]
+        last = next((move for move in reversed(moves) if move.before == version), None)
+        if last is None or (not last.rolled_back and OWN_MOVE.fullmatch(last.why)):
+            return None
+        return last
+
+    def _names(self, label: str) -> int | None:
+        return read_labels(self.model_path).get(label)
 
     def note(self, step: str, **facts: Any) -> None:
         """Remembers that a step was done."""
-        self.state[step] = {"key": self.keys[step], **facts}
+        self.state[step] = Done(key=self.keys[step], **facts)
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._state_file, json.dumps(self.state, indent=2).encode() + b"\n")
+        text = STATE.dump_json(self.state, indent=2, exclude_defaults=True)
+        write_atomically(self._state_file, text + b"\n")
 
-    def _read_state(self) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Done]:
         try:
-            state = json.loads(self._state_file.read_bytes())
+            return STATE.validate_json(self._state_file.read_bytes())
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except ValidationError as error:
             raise ArtifactError(
-                f"{self._state_file} is not valid: {error}; remove it to begin again."
+                f"{self._state_file} is not valid: {first_fault(error)}; remove it to begin again."
             ) from error
-        return state if isinstance(state, dict) else {}
 
 
 @contextlib.contextmanager
@@ -257,24 +357,25 @@ def plan(settings: Pipeline) -> list[Step]:
 
 
 def _plan(work: _Work) -> list[Step]:
-    steps, is_changed = [], False
+    work.baseline()
+    steps: list[Step] = []
     for name in STEPS:
-        done = not is_changed and work.is_done(name)
-        is_changed = is_changed or not done
-        known = work.state.get(name, {}).get("key")
-        why = (
-            "nothing has changed"
-            if done
-            else "it was not done yet"
-            if known is None
-            else "its code, settings or data have changed"
-            if known != work.keys[name]
-            else "its result is no longer there"
-            if not is_changed
-            else "a step before it runs"
-        )
-        steps.append(Step(name, not done, why))
+        why = work.reason(name)
+        if not why and any(step.runs for step in steps):
+            why = "a step before it runs"
+        is_published = not any(step.runs for step in steps if step.name != "gate")
+        if name == "promote" and is_published and (move := work.taken_away()):
+            steps.append(Step(name, runs=False, why=_words_of(move)))
+        else:
+            steps.append(Step(name, runs=bool(why), why=why or "nothing has changed"))
     return steps
+
+
+def _words_of(move: Move) -> str:
+    return (
+        f"{move.label} was moved from version {move.before} to {move.version} by {move.who}: "
+        f"{move.why or 'no reason given'}"
+    )
 
 
 def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Result:
@@ -287,7 +388,8 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
         InconclusiveError: the data do not tell; the labels stay.
         ParityError: the candidate is not what was published.
         InterruptedRunError: stopped; the same call goes on.
-        UsageError: this processor does not have the precision to publish in.
+        UsageError: this processor does not have the precision to publish in, or the version to
+            compare with is not there.
         RemoteError: the object store does not answer; the same call goes on.
     """
     if settings.publish.precision in NEEDS:
@@ -309,17 +411,20 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
 
 def _run(work: _Work, talk: Callable[[str], None]) -> Result:
     settings = work.settings
+    # Nobody should wait for a training to hear of it, and a number that went is given once more.
+    work.baseline()
     ran: list[str] = []
     for name, step in (("check", _check), ("train", _train), ("publish", _publish)):
-        if work.is_done(name):
+        if not work.reason(name):
             talk(f"{name}: nothing has changed")
             continue
         talk(f"{name}: {work.model}")
         step(work, talk)
         ran.append(name)
-    version = int(work.state["publish"]["version"])
-    if not work.is_done("gate"):
-        talk(f"gate: version {version}")
+    version = work.state["publish"].version
+    assert version is not None  # noqa: S101 - a step that is done has noted it
+    if why := work.reason("gate"):
+        talk(f"gate: version {version}, {why}")
         _gate(work, version, talk)
         ran.append("gate")
     else:
@@ -329,7 +434,10 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
     check_version(work.model_path / str(version))
     _require_passed(work, version)
     label = settings.promote.label
-    if label is not None and not work.is_done("promote"):
+    taken_away = work.taken_away()
+    if taken_away is not None:
+        talk(f"promote: {_words_of(taken_away)}")
+    elif label is not None and work.reason("promote"):
         talk(f"promote: {label} names version {version}")
         promote(work.model_path, version, label=label, why=f"pipeline {work.keys['gate'][:12]}")
         work.opened.push()
@@ -344,12 +452,22 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
         version=version,
         promoted="promote" in ran,
         ran=tuple(ran),
-        words=f"{work.model}: {label} names version {version}"
-        if "promote" in ran
-        else f"{work.model}: nothing to do, version {version} is in place"
-        if not ran
-        else f"{work.model}: version {version} is published and passed its gates",
+        words=_words(work, version, ran, taken_away),
     )
+
+
+def _words(work: _Work, version: int, ran: Sequence[str], taken_away: Move | None) -> str:
+    if taken_away is not None:
+        done = "nothing to do" if not ran else f"version {version} passed its gates"
+        return (
+            f"{work.model}: {done}, but {_words_of(taken_away)}. `convzoo promote {work.model} "
+            f"{version} --label {taken_away.label}` undoes that."
+        )
+    if "promote" in ran:
+        return f"{work.model}: {work.settings.promote.label} names version {version}"
+    if not ran:
+        return f"{work.model}: nothing to do, version {version} is in place"
+    return f"{work.model}: version {version} is published and passed its gates"
 
 
 def _check(work: _Work, talk: Callable[[str], None]) -> None:
@@ -427,13 +545,12 @@ def _published(work: _Work) -> int | None:
 def _gate(work: _Work, version: int, talk: Callable[[str], None]) -> None:
     from training.gate import judge
 
-    number = read_labels(work.model_path).get(work.settings.against)
-    baseline = None
-    if number is not None and number != version and number in list_versions(work.model_path):
-        baseline = work.opened.need(number)
+    number = work.baseline()
+    if number == version:
+        number = None
     report = judge(
         work.opened.need(version),
-        baseline,
+        None if number is None else work.opened.need(number),
         work.recipe.data,
         work.settings.gates,
         lambda line: talk(f"gate: {line}"),
@@ -442,7 +559,13 @@ def _gate(work: _Work, version: int, talk: Callable[[str], None]) -> None:
     write_gate(work.model_path, version, text)
     work.opened.push()
     write_atomically(work.settings.work_dir / "gate.json", text.encode() + b"\n")
-    work.note("gate", version=version, outcome=report.outcome)
+    work.note(
+        "gate",
+        version=version,
+        manifest_sha256=report.manifest_sha256,
+        against=work.compared_with(number),
+        outcome=report.outcome,
+    )
     _write_summaries(work, report)
 
 
@@ -458,7 +581,7 @@ def _write_summaries(work: _Work, report: GateReport) -> None:
 
 
 def _require_passed(work: _Work, version: int) -> None:
-    outcome = work.state["gate"]["outcome"]
+    outcome = work.state["gate"].outcome
     report = work.settings.work_dir / "gate.md"
     if outcome == "fail":
         raise GateFailedError(

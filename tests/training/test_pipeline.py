@@ -1,10 +1,24 @@
 """Settings, keys and reasons of a pipeline; nothing is trained here."""
 
+import shutil
+
 import pytest
 import yaml
 
 from training import pipeline as pipelines
-from zoo.errors import UsageError
+from zoo.artifact import (
+    MANIFEST,
+    Architecture,
+    Manifest,
+    draft_version,
+    file_sha256,
+    list_versions,
+    read_labels,
+)
+from zoo.errors import ArtifactError, UsageError
+from zoo.preprocess import Preprocessing
+from zoo.spec import ImageInput
+from zoo.versions import promote, rollback
 
 
 def write(place, **settings):
@@ -29,3 +43,157 @@ def test_a_name_that_leads_out_of_the_base_path_is_refused_before_anything_runs(
         with pytest.raises(UsageError, match="cannot name a model"):
             step(pipelines.read(file))
     assert sorted(tmp_path.iterdir()) == [file]
+
+
+# --- What runs, with steps that do nothing ---------------------------------------------------------
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """Runs a pipeline whose network is its recipe's seed; gives what ran, and keeps what was judged."""
+    from training.gate import GateReport
+    from training.run import Run
+
+    judged = []
+
+    def train(work, _):
+        work.run.path.mkdir(parents=True, exist_ok=True)
+        work.note("train", run=work.run.path.name)
+
+    def publish(work, _):
+        seed = bytes([work.recipe.seed])
+        for number, path in list_versions(work.model_path).items():
+            if (path / "w").read_bytes() == seed:
+                work.note("publish", version=number)
+                return
+        manifest = Manifest(
+            model=work.model,
+            version=1,
+            architecture=Architecture(name="xo"),
+            preprocessing=Preprocessing(input=ImageInput(height=1, width=1, channels=1)),
+            labels=("a", "b"),
+            signatures={},
+            engines={},
+            default_engine="openvino",
+        )
+        with draft_version(work.opened.base_path, work.model) as draft:
+            (draft.path / "w").write_bytes(seed)
+            work.note("publish", version=int(draft.commit(manifest).name))
+
+    def judge(candidate, baseline, *_):
+        judged.append((int(candidate.name), None if baseline is None else int(baseline.name)))
+        return GateReport(
+            model=candidate.parent.name,
+            version=int(candidate.name),
+            against=judged[-1][1],
+            data="none",
+            images=1,
+            outcome="pass",
+            manifest_sha256=file_sha256(candidate / MANIFEST),
+            gates=(),
+            seconds=0,
+        )
+
+    monkeypatch.setattr(pipelines, "_data_sha256", lambda recipe: "data")
+    monkeypatch.setattr(pipelines, "_code_sha256", lambda: "code")
+    monkeypatch.setattr(pipelines, "_check", lambda work, _: work.note("check"))
+    monkeypatch.setattr(pipelines, "_train", train)
+    monkeypatch.setattr(pipelines, "_publish", publish)
+    monkeypatch.setattr("training.gate.judge", judge)
+    monkeypatch.setattr(Run, "is_complete", property(lambda self: self.path.is_dir()))
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(seed, *overrides):
+        file = write(tmp_path, model="m")
+        return pipelines.run(pipelines.read(file, [f"recipe.seed={seed}", *overrides]))
+
+    run.models = tmp_path / "models" / "m"
+    run.judged = judged
+    run.plan = lambda seed: {
+        step.name: step
+        for step in pipelines.plan(
+            pipelines.read(write(tmp_path, model="m"), [f"recipe.seed={seed}"])
+        )
+    }
+    return run
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again(steps):
+    assert steps(1).promoted
+    assert steps(2).promoted
+    rollback(steps.models, why="complaints")
+    step = steps.plan(2)["promote"]
+    assert not step.runs
+    assert "stable was moved from version 2 to 1" in step.why
+    result = steps(2)
+    assert (result.promoted, result.ran) == (False, ())
+    assert "nothing to do, but stable was moved from version 2 to 1 by" in result.words
+    assert "complaints. `convzoo promote m 2 --label stable` undoes that." in result.words
+    assert read_labels(steps.models) == {"stable": 1}
+    # Nor after the next candidate, and people may undo it.
+    assert steps(3).promoted
+    assert not steps(2).promoted
+    promote(steps.models, 2)
+    assert "is in place" in steps(2).words
+
+
+def test_what_the_pipeline_itself_replaced_may_come_back(steps):
+    for seed in (1, 2, 1):
+        assert steps(seed).promoted
+    assert read_labels(steps.models) == {"stable": 1}
+    assert steps.judged == [(1, None), (2, 1), (1, 2)]
+
+
+def test_the_gates_judge_again_when_production_is_another_version(steps):
+    steps(1, "promote.label=null")
+    steps(2, "promote.label=null")
+    assert steps.judged == [(1, None), (2, None)]
+    promote(steps.models, 1)
+    assert steps(2, "promote.label=null").ran == ("gate",)
+    assert steps.judged[-1] == (2, 1)
+    assert steps(2, "promote.label=null").ran == ()
+    # Of the version itself nothing new can be said.
+    promote(steps.models, 2)
+    assert steps(2, "promote.label=null").ran == ()
+
+
+def test_production_that_is_gone_is_told_before_anything_runs(steps):
+    steps(1)
+    steps(2)
+    shutil.rmtree(steps.models / "2")
+    for seed in (2, 3):
+        with pytest.raises(UsageError, match="'stable' of 'm' names version 2, which is not there"):
+            steps(seed)
+        with pytest.raises(UsageError, match="there are 1"):
+            steps.plan(seed)
+    assert len(steps.judged) == 2
+
+
+def test_a_plan_says_why(steps, tmp_path):
+    assert {step.why for step in steps.plan(1).values()} == {"it was not done yet"}
+    steps(1)
+    assert {step.why for step in steps.plan(1).values()} == {"nothing has changed"}
+    assert steps.plan(2)["train"].why == "its code, settings or data have changed"
+    shutil.rmtree(tmp_path / "pipeline" / "runs")
+    plan = steps.plan(1)
+    assert plan["train"].why == "its result is no longer there"
+    assert plan["publish"].why == "a step before it runs"
+    steps(1)
+    (steps.models / "labels.json").unlink()
+    plan = steps.plan(1)
+    assert [name for name, step in plan.items() if step.runs] == ["promote"]
+    assert plan["promote"].why == "its result is no longer there"
+
+
+def test_a_label_that_nobody_moved_and_that_is_gone_is_set_again(steps):
+    steps(1)
+    (steps.models / "labels.json").unlink()
+    assert steps(1).promoted
+
+
+@pytest.mark.parametrize("text", ['{"check": 3}', "[]", "{", '{"gate": {"key": 1}}'])
+def test_a_state_that_is_not_one_names_its_file(steps, tmp_path, text):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "state.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"state\.json is not valid: .*remove it"):
+        steps(1)
