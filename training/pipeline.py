@@ -146,10 +146,15 @@ STATE = TypeAdapter(dict[str, Done])
 
 
 class Result(Frozen):
-    """What a pipeline came to."""
+    """What a pipeline came to.
+
+    Attributes:
+        outcome: The gates' verdict; only "pass" promotes.
+    """
 
     model: str
     version: int
+    outcome: Outcome
     promoted: bool
     ran: tuple[str, ...]
     words: str
@@ -379,13 +384,33 @@ def _words_of(move: Move) -> str:
 
 
 def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Result:
-    """Does what is left to do.
+    """Does what is left to do, and insists on its candidate.
+
+    Raises:
+        GateFailedError: the candidate is worse; the labels stay.
+        InconclusiveError: the data do not tell; the labels stay.
+        ConvzooError: as `attempt` does.
+    """
+    result = attempt(settings, talk)
+    require_passed(result)
+    return result
+
+
+def require_passed(result: Result) -> None:
+    """Raises `GateFailedError` or `InconclusiveError` when a candidate did not pass its gates."""
+    if result.outcome == "fail":
+        raise GateFailedError(result.words)
+    if result.outcome == "inconclusive":
+        raise InconclusiveError(result.words)
+
+
+def attempt(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Result:
+    """Does what is left to do; a candidate that did not pass is a result, too.
 
     Raises:
         BusyError: another pipeline works on the same model.
         DataError: the data check found what must be put right.
-        GateFailedError: the candidate is worse; the labels stay.
-        InconclusiveError: the data do not tell; the labels stay.
+        GateFailedError: fewer bits cost too much, so nothing was published.
         ParityError: the candidate is not what was published.
         InterruptedRunError: stopped; the same call goes on.
         UsageError: this processor does not have the precision to publish in, or the version to
@@ -410,7 +435,6 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
 
 
 def _run(work: _Work, talk: Callable[[str], None]) -> Result:
-    settings = work.settings
     # Nobody should wait for a training to hear of it, and a number that went is given once more.
     work.baseline()
     ran: list[str] = []
@@ -432,7 +456,26 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
     # What was published may have been damaged since.
     work.opened.need(version)
     check_version(work.model_path / str(version))
-    _require_passed(work, version)
+    outcome = work.state["gate"].outcome
+    assert outcome is not None  # noqa: S101 - likewise
+    if outcome == "pass":
+        taken_away = _promote(work, version, ran, talk)
+        words = _words(work, version, ran, taken_away)
+    else:
+        words = _words_of_refusal(work, version, outcome)
+    return Result(
+        model=work.model,
+        version=version,
+        outcome=outcome,
+        promoted="promote" in ran,
+        ran=tuple(ran),
+        words=words,
+    )
+
+
+def _promote(work: _Work, version: int, ran: list[str], talk: Callable[[str], None]) -> Move | None:
+    """Moves the label, unless somebody took it away from this version; returns their move."""
+    settings = work.settings
     label = settings.promote.label
     taken_away = work.taken_away()
     if taken_away is not None:
@@ -447,13 +490,7 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
             work.opened.push()
             talk(f"promote: removed {', '.join(map(str, removed)) or 'none'}")
     work.note("promote", version=version)
-    return Result(
-        model=work.model,
-        version=version,
-        promoted="promote" in ran,
-        ran=tuple(ran),
-        words=_words(work, version, ran, taken_away),
-    )
+    return taken_away
 
 
 def _words(work: _Work, version: int, ran: Sequence[str], taken_away: Move | None) -> str:
@@ -468,6 +505,16 @@ def _words(work: _Work, version: int, ran: Sequence[str], taken_away: Move | Non
     if not ran:
         return f"{work.model}: nothing to do, version {version} is in place"
     return f"{work.model}: version {version} is published and passed its gates"
+
+
+def _words_of_refusal(work: _Work, version: int, outcome: Outcome) -> str:
+    report = work.settings.work_dir / "gate.md"
+    if outcome == "fail":
+        return f"Version {version} of {work.model!r} is refused by its gates; see {report}."
+    return (
+        f"The data do not tell whether version {version} of {work.model!r} is good enough; see "
+        f"{report}."
+    )
 
 
 def _check(work: _Work, talk: Callable[[str], None]) -> None:
@@ -578,20 +625,6 @@ def _write_summaries(work: _Work, report: GateReport) -> None:
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(to_markdown(report))
-
-
-def _require_passed(work: _Work, version: int) -> None:
-    outcome = work.state["gate"].outcome
-    report = work.settings.work_dir / "gate.md"
-    if outcome == "fail":
-        raise GateFailedError(
-            f"Version {version} of {work.model!r} is refused by its gates; see {report}."
-        )
-    if outcome == "inconclusive":
-        raise InconclusiveError(
-            f"The data do not tell whether version {version} of {work.model!r} is good enough; "
-            f"see {report}."
-        )
 
 
 def _recipe(settings: Pipeline) -> Recipe:

@@ -447,8 +447,10 @@ def run_pipeline(file: Path, overrides: tuple[str, ...], dry_run: bool, as_json:
         for step in plan if not as_json else ():
             click.echo(f"{step.name:<8} {'run ' if step.runs else 'skip'}  {step.why}")
         return
-    result = pipelines.run(settings, _talk)
+    result = pipelines.attempt(settings, _talk)
     if as_json:
+        # Also of a candidate that did not pass: who decides about it needs its number.
         click.echo(result.model_dump_json())
-    else:
+    pipelines.require_passed(result)
+    if not as_json:
         click.echo(result.words)

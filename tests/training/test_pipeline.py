@@ -1,6 +1,11 @@
 """Settings, keys and reasons of a pipeline; nothing is trained here."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +20,8 @@ from zoo.artifact import (
     list_versions,
     read_labels,
 )
-from zoo.errors import ArtifactError, UsageError
+from zoo.command import main
+from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageError
 from zoo.preprocess import Preprocessing
 from zoo.spec import ImageInput
 from zoo.versions import promote, rollback
@@ -55,6 +61,7 @@ def steps(tmp_path, monkeypatch):
     from training.run import Run
 
     judged = []
+    verdict = {"outcome": "pass"}
 
     def train(work, _):
         work.run.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +95,7 @@ def steps(tmp_path, monkeypatch):
             against=judged[-1][1],
             data="none",
             images=1,
-            outcome="pass",
+            outcome=verdict["outcome"],
             manifest_sha256=file_sha256(candidate / MANIFEST),
             gates=(),
             seconds=0,
@@ -109,6 +116,7 @@ def steps(tmp_path, monkeypatch):
 
     run.models = tmp_path / "models" / "m"
     run.judged = judged
+    run.verdict = verdict
     run.plan = lambda seed: {
         step.name: step
         for step in pipelines.plan(
@@ -197,3 +205,52 @@ def test_a_state_that_is_not_one_names_its_file(steps, tmp_path, text):
     (tmp_path / "pipeline" / "state.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"state\.json is not valid: .*remove it"):
         steps(1)
+
+
+# --- The result, and who reads it -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "error"),
+    [("fail", 4, GateFailedError), ("inconclusive", 5, InconclusiveError)],
+)
+def test_a_candidate_that_did_not_pass_is_a_result_too(
+    steps, tmp_path, capsys, outcome, code, error
+):
+    steps.verdict["outcome"] = outcome
+    with pytest.raises(error, match=r"gate\.md"):
+        steps(1)
+    with pytest.raises(SystemExit) as stopped:
+        main(["pipeline", "run", str(tmp_path / "p.yaml"), "recipe.seed=1", "--json"])
+    assert stopped.value.code == code
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert (result["model"], result["version"], result["outcome"]) == ("m", 1, outcome)
+    assert not result["promoted"]
+    assert told.err.splitlines()[-1].startswith("error: ")
+    assert read_labels(steps.models) == {}
+
+
+@pytest.mark.parametrize(("outcome", "forced"), [("pass", []), ("inconclusive", ["--force"])])
+def test_the_job_of_gitlab_promotes_what_a_person_decided(tmp_path, outcome, forced):
+    """The job's own script, with a `convzoo` that says what it was asked."""
+    file = Path(__file__).parents[2] / "deploy/gitlab/.gitlab-ci.yml"
+    script = "\n".join(yaml.safe_load(file.read_text())["promote"]["script"])
+    (tmp_path / "result.json").write_text(
+        json.dumps({"model": "m", "version": 2, "outcome": outcome})
+    )
+    (tmp_path / "convzoo").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "convzoo").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "GITLAB_USER_LOGIN": "ada",
+        },
+    )
+    asked = done.stdout.splitlines()
+    assert asked == ["promote", "m", "2", *forced, "--why", "approved by ada"]
