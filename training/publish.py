@@ -3,11 +3,12 @@
 What is written is described in `docs/design.md` and read by `zoo.artifact`.
 """
 
+import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from zoo.artifact import (
     write_golden,
 )
 from zoo.checkout import checkout
-from zoo.errors import ParityError, VersionExistsError
+from zoo.errors import ArtifactError, ParityError, VersionExistsError
 from zoo.precision import Precision
 from zoo.preprocess import Floats
 from zoo.url import Url
@@ -295,6 +296,15 @@ def _copy_reports(run: Run, place: Path) -> None:
         shutil.copyfile(picture, place / picture.name)
 
 
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Tells a full disk from a defect: TensorFlow's errors are no `OSError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ArtifactError(f"TensorFlow cannot write {place}: {error.message}") from error
+
+
 def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, ...]]) -> None:
     """Writes a SavedModel whose signatures take `image` and give the outputs they name."""
     module = tf.Module()
@@ -312,9 +322,10 @@ def export(model: keras.Model, place: Path, signatures: Mapping[str, tuple[str, 
         return answer
 
     shape = (None, *model.input_shape[1:])
-    tf.saved_model.save(
-        module, str(place), {name: signature(outputs) for name, outputs in signatures.items()}
-    )
+    with _writing(place):
+        tf.saved_model.save(
+            module, str(place), {name: signature(outputs) for name, outputs in signatures.items()}
+        )
 
 
 def export_with_layers(model: keras.Model, place: Path) -> tuple[str, ...]:
@@ -333,7 +344,8 @@ def export_with_layers(model: keras.Model, place: Path) -> tuple[str, ...]:
         every = dict(whole(image, training=False))
         return {**every, "probabilities": tf.nn.softmax(every["logits"])}
 
-    tf.saved_model.save(module, str(place), {"serving_default": answer})
+    with _writing(place):
+        tf.saved_model.save(module, str(place), {"serving_default": answer})
     return tuple(inner)
 
 
@@ -375,7 +387,7 @@ def write_warmup(path: Path, model_name: str, image_nhwc: Floats) -> None:
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with _writing(path), tf.io.TFRecordWriter(str(path)) as writer:
         for rows in (1, len(image_nhwc)):
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model_name

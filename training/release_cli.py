@@ -144,6 +144,7 @@ def write_reports(report: "GateReport", junit: Path | None, markdown: Path | Non
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     place = markdown or (Path(summary) if summary else None)
     if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("a", encoding="utf-8") as file:
             file.write(gates.to_markdown(report))
 

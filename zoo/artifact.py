@@ -336,8 +336,14 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _fsync_folder(path.parent)
+    except OSError as error:
+        # A full disk names no file, and nobody knows the temporary one.
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a disk that has become read-only, even this fails.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_labels(model_path: Path, labels: Mapping[str, int]) -> None:

@@ -7,6 +7,8 @@ Every subcommand keeps three rules: standard output carries the result and nothi
 error carries the talk, and `--json` turns the result into one JSON document.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -115,19 +117,38 @@ def convzoo() -> None:
     """The classical convolutional networks: faithful, trained, published, served, explained."""
 
 
+# What a disk or its permissions refuse. Some libraries keep the words and lose the number.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+
+
+def disk_fault(error: OSError) -> str | None:
+    """The file and the reason, in one line; None when no file and no disk is to blame."""
+    if error.errno is None:
+        reasons = (os.strerror(each) for each in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+        return next((f"{reason}." for reason in reasons if reason in str(error)), None)
+    if error.filename is None:
+        return f"{os.strerror(error.errno)}." if error.errno in DISK else None
+    # A descriptor has no name to tell.
+    place = "a file" if isinstance(error.filename, int) else os.fsdecode(error.filename)
+    return f"{place}: {error.strerror or os.strerror(error.errno)}."
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line; the entry point of the `convzoo` script.
 
     An exception with an `exit_code` is an answer to the user: one line on standard error and
-    that code. Anything else is a defect and keeps its traceback.
+    that code. So is a file or a disk that cannot be used. Anything else is a defect and keeps its
+    traceback.
     """
     try:
         convzoo.main(args=list(args) if args is not None else None, prog_name="convzoo")
     except Exception as error:
-        exit_code = getattr(error, "exit_code", None)
+        exit_code, words = getattr(error, "exit_code", None), str(error)
+        if exit_code is None and isinstance(error, OSError) and (fault := disk_fault(error)):
+            exit_code, words = 3, fault
         if not isinstance(exit_code, int):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(exit_code)
 
 

@@ -398,7 +398,8 @@ def lock(
                 f"Another run works on {model_path.name!r} ({file.read().strip() or 'unknown'}); "
                 "start again when it has ended."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        # A courtesy to who finds it locked; a full disk must not keep a label from going back.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -89,6 +90,51 @@ def test_an_error_with_an_exit_code_is_one_line_and_that_code(monkeypatch, capsy
         main(["broken"])
     assert stopped.value.code == 3
     assert capsys.readouterr().err == "error: train-labels has 3 bytes; 60008 expected.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "models/m/labels.json"),
+            "labels.json: No",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "runs/a"), "runs/a: Read-only file system."),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", b"a/b"), "a/b: Not a directory."),
+        # As HDF5 has it.
+        (
+            OSError("Can't write (errno = 28, error message = 'No space left on device')"),
+            "No space",
+        ),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_one_line_and_3(error, words, monkeypatch, capsys):
+    @click.command("full")
+    def full():
+        raise error
+
+    monkeypatch.setattr(command.CommandTable, "get_command", lambda self, ctx, name: full)
+    with pytest.raises(SystemExit) as stopped:
+        main(["full"])
+    assert stopped.value.code == 3
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert words in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("a defect"), ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")]
+)
+def test_an_operating_systems_error_without_a_file_keeps_its_traceback(error, monkeypatch):
+    @click.command("broken")
+    def broken():
+        raise error
+
+    monkeypatch.setattr(command.CommandTable, "get_command", lambda self, ctx, name: broken)
+    with pytest.raises(OSError, match=r"defect|refused"):
+        main(["broken"])
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -126,6 +127,28 @@ def test_pruning_keeps_what_a_label_named_before_it_went_back_by_promotion(model
         promote(model_path, version)
     assert prune(model_path, 1) == []
     assert rollback(model_path).version == 2
+
+
+def test_a_full_disk_moves_no_label_and_names_the_file(model_path):
+    promote(model_path, 1)
+    promote(model_path, 2)
+    before = (model_path / "history.jsonl").read_bytes()
+    command = [sys.executable, "-m", "zoo.command"]
+    for arguments in (["rollback", "m"], ["promote", "m", "3"]):
+        done = subprocess.run(
+            [*command, *arguments, "--base-path", str(model_path.parent)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            # No file may grow, as on a disk without room.
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+        assert done.returncode == 3
+        assert done.stderr == f"error: {model_path}/history.jsonl: File too large.\n"
+    assert read_labels(model_path) == {"stable": 2}
+    assert (model_path / "history.jsonl").read_bytes() == before
+    assert not list(model_path.glob(".history*"))
 
 
 def test_a_version_that_did_not_pass_needs_force_and_a_reason(model_path):
