@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -42,6 +42,8 @@ from zoo.frozen import Frozen
 from zoo.preprocess import Floats
 from zoo.versions import check_version
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
 
 class Gates(Frozen):
     """What is asked of a candidate. Margins are fractions; None leaves a gate out.
@@ -59,15 +61,15 @@ class Gates(Frozen):
         server: Start a server on the candidate and ask it.
     """
 
-    accuracy_drop: float | None = 0.005
-    least_accuracy: float | None = None
-    class_drop: float | None = 0.1
-    least_recall: float | None = None
-    most_calibration_error: float | None = None
-    robustness_drop: float | None = 0.02
-    most_latency_ratio: float | None = 1.5
-    most_latency_ms: float | None = None
-    most_bytes: int | None = None
+    accuracy_drop: Fraction | None = 0.005
+    least_accuracy: Fraction | None = None
+    class_drop: Fraction | None = 0.1
+    least_recall: Fraction | None = None
+    most_calibration_error: Fraction | None = None
+    robustness_drop: Fraction | None = 0.02
+    most_latency_ratio: Annotated[float, Field(gt=0)] | None = 1.5
+    most_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    most_bytes: Annotated[int, Field(gt=0)] | None = None
     server: bool = True
 
 

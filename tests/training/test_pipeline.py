@@ -38,6 +38,25 @@ def test_a_label_that_cannot_be_one_is_refused_before_anything_runs(tmp_path, la
         pipelines.read(write(tmp_path, promote={"label": label}))
 
 
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"least_accuracy": 95},
+        {"accuracy_drop": -0.01},
+        {"class_drop": 1.5},
+        {"robustness_drop": float("nan")},
+        {"most_latency_ratio": 0},
+        {"most_bytes": -1},
+    ],
+)
+def test_a_margin_out_of_its_range_is_refused_before_anything_runs(tmp_path, gates):
+    (name,) = gates
+    with pytest.raises(UsageError, match=rf"gates\.{name}: Input should be "):
+        pipelines.read(write(tmp_path, gates=gates))
+    with pytest.raises(UsageError, match=rf"{name}: Input should be "):
+        pipelines.read_gates(write(tmp_path, gates=gates))
+
+
 def test_no_label_leaves_the_labels_to_people(tmp_path):
     assert pipelines.read(write(tmp_path, promote={"label": None})).promote.label is None
 
