@@ -44,6 +44,7 @@ from zoo.checkout import Checkout, checkout
 from zoo.errors import ArtifactError, GateFailedError, InconclusiveError, UsageError
 from zoo.frozen import Frozen
 from zoo.precision import NEEDS, Precision
+from zoo.suggest import unknown
 from zoo.url import Place, Url
 from zoo.versions import (
     Move,
@@ -171,14 +172,22 @@ def read(file: Path, overrides: Iterable[str] = ()) -> Pipeline:
         UsageError: names the first fault.
     """
     settings = _read_yaml(file)
-    recipe_overrides = dict(settings.get("overrides") or {})
+    given = settings.get("overrides") or {}
+    if not isinstance(given, dict):
+        raise UsageError(
+            f"{file}: overrides is {type(given).__name__}; expected keys and values, e.g. "
+            "{epochs: 5}."
+        )
+    settings["overrides"] = given
     for override in overrides:
         key, value = recipes.parse_override(override)
         if key.startswith("recipe."):
-            recipe_overrides[key.removeprefix("recipe.")] = value
+            # The last that is said counts.
+            name = key.removeprefix("recipe.")
+            given.pop(name, None)
+            given[name] = value
         else:
             recipes.set_key(settings, key, value)
-    settings["overrides"] = recipe_overrides
     try:
         found = Pipeline.model_validate(settings)
     except ValidationError as error:
@@ -628,11 +637,39 @@ def _write_summaries(work: _Work, report: GateReport) -> None:
 
 
 def _recipe(settings: Pipeline) -> Recipe:
-    given = [
-        f"{key}={yaml.safe_dump(value, default_flow_style=True).removesuffix('...')}".strip()
-        for key, value in settings.overrides.items()
-    ]
-    return recipes.read(settings.recipe, given, settings.data_dir)
+    known = recipes.bundled()
+    place = known.get(settings.recipe, Path(settings.recipe))
+    if not place.is_file():
+        raise UsageError(
+            unknown("recipe", settings.recipe, known) + " A path of a YAML file works too."
+        )
+    plain = _read_yaml(place)
+    for key, value in settings.overrides.items():
+        _override(plain, key, value)
+    if settings.data_dir is not None:
+        recipes.set_key(plain, "data.data_dir", str(settings.data_dir.resolve()))
+    return recipes.validate(plain, settings.recipe)
+
+
+def _override(recipe: dict[str, Any], key: str, value: object) -> None:
+    """Sets a value, or each value of a group; a group of another kind takes the place of the old.
+
+    Args:
+        recipe: Plain data.
+        key: With dots.
+        value: As YAML gave it: a text that looks like a number stays text.
+    """
+    if isinstance(value, dict) and value:
+        there: Any = recipe
+        for part in key.split("."):
+            there = there.get(part) if isinstance(there, dict) else None
+        # What tells groups of different keys apart.
+        tags = {tag: value[tag] for tag in ("kind", "source") if tag in value}
+        if isinstance(there, dict) and tags.items() <= there.items():
+            for name, each in value.items():
+                _override(recipe, f"{key}.{name}", each)
+            return
+    recipes.set_key(recipe, key, value)
 
 
 def _data_sha256(recipe: Recipe) -> str:

@@ -45,7 +45,7 @@ from zoo.artifact import (
     write_golden,
 )
 from zoo.checkout import checkout
-from zoo.errors import ArtifactError, ParityError, VersionExistsError
+from zoo.errors import ArtifactError, DataError, ParityError, VersionExistsError
 from zoo.precision import Precision
 from zoo.preprocess import Floats
 from zoo.url import Url
@@ -98,9 +98,12 @@ def publish(
         ArtifactError: the base path cannot be written, or the version is taken.
         ParityError: an engine does not agree with Keras; nothing is published.
         GateFailedError: fewer bits cost more accuracy than `most_drop`; nothing is published.
+        DataError: the run has no validation images to tell what fewer bits cost.
     """
     run.require_complete()
     openvino.require(precision)
+    if precision != "fp32":
+        _require_validation(run, precision)
     recipe = run.recipe()
     model_name = name or recipe.publish_as or recipe.model.name
     with checkout(base_path, model_name) as opened:
@@ -118,6 +121,14 @@ def publish(
             path = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
         place = opened.publish(path, is_fixed=version is not None)
         return read_manifest(opened.path / place.name), place
+
+
+def _require_validation(run: Run, precision: Precision) -> None:
+    if len(run.sample("validation")) == 0:
+        raise DataError(
+            f"The run at {run.path} kept no validation images, so nothing tells what {precision} "
+            "costs. More images, or a larger data.validation_fraction, give some; fp32 needs none."
+        )
 
 
 def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) -> Manifest:

@@ -57,6 +57,53 @@ def test_a_margin_out_of_its_range_is_refused_before_anything_runs(tmp_path, gat
         pipelines.read_gates(write(tmp_path, gates=gates))
 
 
+@pytest.mark.parametrize("overrides", [["epochs=2"], "epochs=2", 3])
+def test_overrides_that_are_no_keys_and_values_are_refused(tmp_path, overrides):
+    with pytest.raises(UsageError, match=r"p\.yaml: overrides is (list|str|int); expected keys"):
+        pipelines.read(write(tmp_path, overrides=overrides))
+
+
+def recipe_of(tmp_path, recipe, overrides, *more):
+    """The recipe that a pipeline file and the command line make of another one."""
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    file = write(tmp_path, recipe="r.yaml", overrides=overrides)
+    return pipelines._recipe(pipelines.read(file, more))
+
+
+RECIPE = {
+    "model": {"name": "lenet5_modern"},
+    "data": {"source": "digits", "validation_fraction": 0.25},
+    "epochs": 3,
+}
+
+
+def test_overrides_are_values_and_groups_are_merged(tmp_path):
+    made = recipe_of(
+        tmp_path,
+        RECIPE,
+        {"data.one_against_rest": "8", "data": {"per_class": 3}, "epochs": 5, "seed": 4},
+        "recipe.epochs=6",
+    )
+    assert made.data.one_against_rest == "8"
+    assert (made.data.source, made.data.per_class, made.data.validation_fraction) == (
+        "digits",
+        3,
+        0.25,
+    )
+    assert (made.epochs, made.seed) == (6, 4)
+
+
+def test_a_group_of_another_kind_takes_the_place_of_the_old(tmp_path):
+    made = recipe_of(tmp_path, RECIPE, {"data": {"source": "npz", "data_dir": "x.npz"}})
+    assert made.data.source == "npz"
+    assert made.data.validation_fraction != 0.25
+
+
+def test_a_recipe_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"nothing.*A path of a YAML file"):
+        pipelines.plan(pipelines.read(write(tmp_path, recipe="nothing")))
+
+
 def test_no_label_leaves_the_labels_to_people(tmp_path):
     assert pipelines.read(write(tmp_path, promote={"label": None})).promote.label is None
 
