@@ -152,19 +152,22 @@ def write_reports(report: "GateReport", junit: Path | None, markdown: Path | Non
 def show(report: "GateReport") -> None:
     """The report as a table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     against = "no earlier version" if report.against is None else f"version {report.against}"
     table = Table(
-        title=f"{report.model} version {report.version} against {against}, "
-        f"{report.images:,} images of {report.data}: {report.outcome}"
+        title=escape(
+            f"{report.model} version {report.version} against {against}, "
+            f"{report.images:,} images of {report.data}: {report.outcome}"
+        )
     )
     for column in ("gate", "", "found", "asked"):
         table.add_column(column)
     for each in report.gates:
         outcome = f"[{colours[each.outcome]}]{each.outcome}[/]"
-        table.add_row(each.name, outcome, each.found, each.asked)
+        table.add_row(escape(each.name), outcome, escape(each.found), escape(each.asked))
     Console().print(table)
 
 
@@ -399,6 +402,7 @@ def _show_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
@@ -407,13 +411,13 @@ def _show_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     for row in rows:
         accuracy = row.get("accuracy")
         table.add_row(
-            row["model"],
+            escape(row["model"]),
             str(row["version"]),
-            ", ".join(row["labels"]),
+            escape(", ".join(row["labels"])),
             "" if accuracy is None else f"{accuracy:.4f}",
             row.get("gates") or "",
-            row.get("precision", ""),
-            row.get("fault") or row.get("created", ""),
+            escape(row.get("precision", "")),
+            escape(row.get("fault") or row.get("created", "")),
         )
     Console().print(table)
 

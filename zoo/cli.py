@@ -80,13 +80,14 @@ def show(name: str, as_json: bool, png: Path | None) -> None:
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     low, high = spec.input.value_range
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=f"{spec.title}, {spec.year} [{spec.paper}]",
+        title=escape(f"{spec.title}, {spec.year} [{spec.paper}]"),
         caption=f"input {spec.input.colour}, {low:g} to {high:g}",
     )
     for column in ("layer", "kind", "output", "parameters", "MACs", "field", "stride"):
@@ -94,8 +95,8 @@ def show(name: str, as_json: bool, png: Path | None) -> None:
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for layer in anatomy.layers:
         table.add_row(
-            layer.name,
-            layer.kind,
+            escape(layer.name),
+            escape(layer.kind),
             "x".join(map(str, layer.output_shape)),
             f"{layer.parameters:,}" if layer.parameters else "",
             short(layer.macs) if layer.macs else "",

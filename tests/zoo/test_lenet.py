@@ -143,3 +143,13 @@ def test_other_sizes_classes_and_headless_forms_are_built():
     assert zoo.create("lenet5", num_classes=26).output_shape == (None, 26)
     assert zoo.create("lenet5", include_top=False).output_shape == (None, 5, 5, 16)
     assert zoo.create("lenet5_modern", include_top=False).output_shape == (None, 5, 5, 16)
+
+
+@pytest.mark.tensorflow
+def test_the_table_of_its_layers_names_the_paper():
+    from click.testing import CliRunner
+
+    from zoo.cli import show
+
+    told = CliRunner().invoke(show, ["lenet5"]).output
+    assert "[lecun1998]" in told.split("layer")[0]
