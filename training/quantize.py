@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from training.openvino import run_ir
-from training.statistics import Difference, not_worse, paired_difference
+from training.statistics import Difference, least_examples, not_worse, paired_difference
 from zoo.errors import GateFailedError
 from zoo.frozen import Frozen
 from zoo.preprocess import Floats
@@ -107,6 +107,7 @@ def quantize(
     Raises:
         GateFailedError: no attempt was good enough; names the outcome and the worst layers.
     """
+    _require_enough("int8", len(class_ids), most_drop)
     reference = run_ir(fp32, validation)["logits"]
     ranked: dict[str, float] = {}
     report = None
@@ -158,6 +159,7 @@ def halve(
     Raises:
         GateFailedError: it costs more, or a value left the type's range.
     """
+    _require_enough(precision, len(class_ids), most_drop)
     reference = run_ir(network, validation)["logits"]
     logits = run_ir(network, validation, precision)["logits"]
     if not np.isfinite(logits).all():
@@ -171,6 +173,16 @@ def halve(
     if not_worse(report.difference, most_drop) != "pass":
         raise report.refusal(most_drop)
     return report
+
+
+def _require_enough(precision: str, images: int, most_drop: float) -> None:
+    """Refuses before the work what could not be shown even if every answer stayed the same."""
+    if most_drop > 0 and images < (needed := least_examples(most_drop)):
+        raise GateFailedError(
+            f"{images:,} validation images cannot show that {precision} costs at most "
+            f"{most_drop:.2%}; {needed:,} with the same answers could. --most-drop widens the "
+            "bound, data.validation_fraction gives more images."
+        )
 
 
 def compare(

@@ -102,6 +102,15 @@ def _score_interval(b: int, c: int, n: int) -> Difference:
     return Difference(value, where(-1.0, value, QUANTILE), where(value, 1.0, -QUANTILE))
 
 
+def least_examples(margin: float) -> int:
+    """How many examples without any difference it takes for `not_worse` to pass.
+
+    Args:
+        margin: Greater than 0; no number of examples shows that nothing at all was lost.
+    """
+    return math.ceil(QUANTILE**2 * (1 - margin) / margin)
+
+
 def not_worse(difference: Difference, margin: float) -> Outcome:
     """Whether a figure (larger is better) has fallen by no more than `margin`.
 

@@ -99,6 +99,20 @@ def test_a_form_that_loses_too_much_is_refused_with_its_worst_layers(run, publis
     assert any("with 4 layers in float" in line for line in told)
 
 
+def test_too_few_validation_images_are_told_before_the_work():
+    from pathlib import Path
+
+    from training.quantize import halve, quantize
+
+    some = np.zeros((7, 8, 8, 1), np.float32)
+    words = r"7 validation images cannot show that {} costs at most 0\.50%; 765 with"
+    # No such file: nothing is read before.
+    with pytest.raises(GateFailedError, match=words.format("int8")):
+        quantize(Path("none.xml"), some, some, np.zeros(7, np.int64))
+    with pytest.raises(GateFailedError, match=words.format("bf16")):
+        halve(Path("none.xml"), "bf16", some, np.zeros(7, np.int64))
+
+
 def test_a_version_read_back_is_the_one_that_was_written(published):
     manifest, place, _ = published
     assert read_manifest(place) == manifest

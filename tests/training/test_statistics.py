@@ -5,6 +5,7 @@ import pytest
 
 from training.statistics import (
     Difference,
+    least_examples,
     mcnemar,
     not_above,
     not_worse,
@@ -85,8 +86,9 @@ def test_a_few_images_without_a_difference_show_nothing():
     # What is neither right nor wrong has the same width, when there is nothing to resample.
     same = paired_difference(np.full(5, 0.6), np.full(5, 0.6))
     assert (same.low, same.high) == pytest.approx((found.low, found.high))
-    enough = paired_difference(np.ones(765), np.ones(765))
-    assert not_worse(enough, 0.005) == "pass"
+    assert least_examples(0.005) == 765
+    for n, outcome in ((765, "pass"), (764, "inconclusive")):
+        assert not_worse(paired_difference(np.ones(n), np.ones(n)), 0.005) == outcome
 
 
 def test_the_score_interval_ends_where_the_score_test_rejects():
