@@ -402,6 +402,93 @@ def test_a_network_nobody_publishes_says_so(tmp_path):
         zoo_weights().load(zoo.create("lenet5"), tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize(
+    ("network", "dialect"),
+    [
+        ("resnet50", "torch"),
+        ("resnet50", "keras"),
+        ("resnet50_keras", "torch"),
+        ("resnet50_v1_5", "keras"),
+        ("resnet20", "torch"),
+        ("vgg11_lrn", "torch"),
+        ("vgg11", "keras"),
+        ("vgg16_bn", "keras"),
+        ("vgg16_cifar", "keras"),
+        ("vgg99", "torch"),
+    ],
+)
+def test_a_form_that_computes_something_else_has_no_rule(network, dialect):
+    from zoo.weights.names import rule
+
+    with pytest.raises(UsageError, match=re.escape(f"'{network} ({dialect})'")):
+        rule(network, dialect)
+
+
+def test_every_public_file_has_a_rule():
+    from zoo.weights.names import rule
+
+    dialects = {"keras": "keras", "torchvision": "torch", "timm": "torch", "caffe": "caffe"}
+    for weights in PUBLIC.values():
+        assert rule(weights.network, dialects[weights.name.partition("/")[2]])("logits")
+
+
+@pytest.mark.tensorflow
+def test_the_weights_of_a_deeper_network_are_refused(tmp_path):
+    import keras
+
+    from zoo.weights.names import vgg_keras
+
+    size = {"input_shape": (32, 32, 3), "num_classes": 7}
+    write_torch(
+        tmp_path / "x.pth", torch_state(zoo.create("resnet34_v1_5", **size), "resnet34_v1_5")
+    )
+    model = zoo.create("resnet18_v1_5", **size)
+    before = model.get_weights()
+    with pytest.raises(DataError, match=r"fit resnet18_v1_5: no layer takes .*layer1\.2\.conv1"):
+        zoo_weights().load(model, tmp_path / "x.pth")
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    keras.backend.clear_session()
+    vgg19 = zoo.create("vgg19", input_shape=(32, 32, 3), include_top=False)
+    rename = vgg_keras("vgg19")
+    for layer in vgg19.layers:
+        layer.name = rename(layer.name) or layer.name
+    write_keras_h5(tmp_path / "x.h5", vgg19)
+    with pytest.raises(DataError, match=r"no layer takes 6 of its 32 arrays.*block3_conv4"):
+        zoo_weights().load(
+            zoo.create("vgg16", input_shape=(32, 32, 3), include_top=False), tmp_path / "x.h5"
+        )
+
+
+@pytest.mark.tensorflow
+def test_what_a_file_has_beside_the_network_is_passed_over(tmp_path):
+    """The classifier, of a network without it; heads of training; batch norm's counters."""
+    whole = zoo.create("googlenet_bn", input_shape=(64, 64, 3), num_classes=7, auxiliary=True)
+    state = torch_state(whole, "googlenet_bn")
+    state["conv1.bn.num_batches_tracked"] = np.array([3], np.float32)
+    write_torch(tmp_path / "x.pth", state)
+    for options in ({"num_classes": 7}, {"include_top": False}):
+        model = zoo.create("googlenet_bn", input_shape=(64, 64, 3), **options)
+        zoo_weights().load(model, tmp_path / "x.pth")
+        np.testing.assert_array_equal(
+            model.get_layer("conv1").kernel, state["conv1.conv.weight"].transpose(2, 3, 1, 0)
+        )
+    state = torch_state(zoo.create("vgg11", input_shape=(32, 32, 3)), "vgg11")
+    write_torch(tmp_path / "x.pth", state)
+    headless = zoo.create("vgg11", input_shape=(32, 32, 3), include_top=False)
+    zoo_weights().load(headless, tmp_path / "x.pth")
+
+
+@pytest.mark.tensorflow
+def test_a_model_of_another_network_than_was_said_is_refused(tmp_path):
+    write_torch(tmp_path / "x.pth", {"features.0.weight": draw((2, 2))})
+    for network in ("vgg16", "resnet18_v1_5", "densenet121", "googlenet_bn", "alexnet_owt"):
+        with pytest.raises(DataError, match="c1"):
+            zoo_weights().load(zoo.create("lenet5"), tmp_path / "x.pth", network=network)
+    with pytest.raises(UsageError, match="vgg99"):
+        zoo_weights().load(zoo.create("lenet5"), tmp_path / "x.pth", network="vgg99")
+
+
 # --- fetching -----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import DataError
-from zoo.weights.names import rule
+from zoo.weights.names import Rename, rule
 from zoo.weights.readers import Arrays, read
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+# Our classifier's layers, which a network without it lacks.
+_CLASSIFIER = ("fc6", "fc7", "logits")
+# Heads that only training needs, as torchvision and Caffe name them.
+_AUXILIARY = ("aux1.", "aux2.", "loss1/", "loss2/")
 # Ours: gamma, beta, moving mean, moving variance.
 _TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -35,20 +39,29 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
 
     Raises:
         DataError: the file cannot be read, or does not fit: every array that is missing or has
-            another shape is named, with both shapes. The model is left as it was.
+            another shape is named, with both shapes, and so are arrays that no layer takes: a
+            deeper network of the same family has all arrays of a shallower one. The model is left
+            as it was.
         UsageError: nobody publishes this network in this format.
     """
     arrays, dialect = read(Path(path))
     name = network or model.name
     rename = rule(name, dialect)
+    names = {layer.name for layer in model.layers}
     found: list[tuple[Any, list[Array]]] = []
     faults: list[str] = []
+    taken: set[str] = set()
     for layer in model.layers:
         if not layer.weights:
             continue
         theirs = rename(layer.name)
+        if theirs is None:
+            faults.append(f"{layer.name} is no layer of {name}")
+            continue
         wanted = [tuple(weight.shape) for weight in layer.weights]
-        converted = _take(arrays, theirs, dialect, layer)
+        keys = [key for key in _keys(theirs, dialect, layer) if key in arrays]
+        taken.update(keys)
+        converted = [arrays[key] for key in keys]
         if dialect != "keras":
             converted = _channels_last(layer, converted)
         shapes = [tuple(array.shape) for array in converted]
@@ -63,23 +76,42 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
     if faults:
         listed = "\n  ".join(faults[:20]) + ("\n  ..." if len(faults) > 20 else "")
         raise DataError(f"{path} does not fit {name}, {len(faults)} layers differ:\n  {listed}")
+    if left := _left_over(arrays, taken, rename, has_classifier="logits" in names):
+        listed = ", ".join(left[:10]) + (", ..." if len(left) > 10 else "")
+        raise DataError(
+            f"{path} does not fit {name}: no layer takes {len(left)} of its {len(arrays)} arrays, "
+            f"so they are another network's: {listed}"
+        )
     for layer, converted in found:
         layer.set_weights(converted)
+
+
+def _left_over(
+    arrays: Arrays, taken: set[str], rename: Rename, *, has_classifier: bool
+) -> list[str]:
+    """The arrays that no layer takes and that do not stand for a part which is left out."""
+    heads = () if has_classifier else tuple(filter(None, map(rename, _CLASSIFIER)))
+    expected = (*_AUXILIARY, *(f"{head}{dot}" for head in heads for dot in "./"))
+    return [
+        key
+        for key in arrays
+        if key not in taken
+        and not key.startswith(expected)
+        and not key.endswith(".num_batches_tracked")
+    ]
 
 
 def _shapes(shapes: list[tuple[int, ...]]) -> str:
     return " ".join(str(list(shape)) for shape in shapes)
 
 
-def _take(arrays: Arrays, name: str, dialect: str, layer: Any) -> list[Array]:
-    """The arrays of one layer, in our order."""
+def _keys(name: str, dialect: str, layer: Any) -> list[str]:
+    """The names that the arrays of one layer may have, in our order."""
     if dialect in ("keras", "caffe"):
-        keys = [f"{name}/{place}" for place in range(4)]
-    elif type(layer).__name__ == "BatchNormalization":
-        keys = [f"{name}.{part}" for part in _TORCH_NORM]
-    else:
-        keys = [f"{name}.weight", f"{name}.bias"]
-    return [arrays[key] for key in keys if key in arrays]
+        return [f"{name}/{place}" for place in range(4)]
+    if type(layer).__name__ == "BatchNormalization":
+        return [f"{name}.{part}" for part in _TORCH_NORM]
+    return [f"{name}.weight", f"{name}.bias"]
 
 
 def _channels_last(layer: Any, arrays: list[Array]) -> list[Array]:

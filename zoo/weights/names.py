@@ -1,6 +1,7 @@
 """How others name the layers of a network: keras.applications, torchvision, Caffe.
 
-Each function takes one of our layer names and gives theirs, without the array's own suffix.
+Each function takes one of our layer names and gives theirs, without the array's own suffix; None
+for a layer that the network has not.
 """
 
 import re
@@ -9,14 +10,15 @@ from collections.abc import Callable
 from zoo.errors import UsageError
 from zoo.suggest import unknown
 
-Rename = Callable[[str], str]
+Rename = Callable[[str], str | None]
 
-_BLOCK = re.compile(r"conv(\d)_(\d+)(?:_(a|b|c|shortcut))?(_bn)?")
+_BLOCK = re.compile(r"conv(\d)_(\d+)_(a|b|c|shortcut)(_bn)?")
 _DENSE = re.compile(r"conv(\d)_(\d+)_(\d)(_bn)?")
+_TRANSITION = re.compile(r"pool(\d)_(conv|bn)")
 
 
 def _table(names: dict[str, str]) -> Rename:
-    return lambda name: names[name]
+    return names.get
 
 
 # --- VGG ----------------------------------------------------------------------------------------
@@ -94,9 +96,11 @@ def googlenet_caffe(_: str) -> Rename:
             f"aux{number}": f"loss{number}/classifier",
         }
 
-    def rename(name: str) -> str:
+    def rename(name: str) -> str | None:
         if name in names:
             return names[name]
+        if not name.startswith("inception"):
+            return None
         block, _, branch = name.removeprefix("inception").partition("_")
         return f"inception_{block}/{'pool_proj' if branch == 'proj' else branch}"
 
@@ -114,16 +118,17 @@ def googlenet_torch(_: str) -> Rename:
         "proj": "branch4.1",
     }
 
-    def rename(name: str) -> str:
+    def rename(name: str) -> str | None:
         if name == "logits":
             return "fc"
         base, part = (name.removesuffix("_bn"), "bn") if name.endswith("_bn") else (name, "conv")
         if base.startswith("inception"):
             block, _, branch = base.partition("_")
-            return f"{block}.{branches[branch]}.{part}"
+            return f"{block}.{branches[branch]}.{part}" if branch in branches else None
         if base.startswith("aux"):
             head, _, which = base.partition("_")
-            return {"conv": f"{head}.conv.{part}", "fc": f"{head}.fc1", "": f"{head}.fc2"}[which]
+            theirs = {"conv": f"{head}.conv.{part}", "fc": f"{head}.fc1", "": f"{head}.fc2"}
+            return theirs.get(which)
         return f"{base}.{part}"
 
     return rename
@@ -136,12 +141,14 @@ def resnet_keras(_: str) -> Rename:
     """conv1_conv, conv2_block1_1_conv, conv2_block1_0_conv (the shortcut), predictions."""
     places = {"a": "1", "b": "2", "c": "3", "shortcut": "0"}
 
-    def rename(name: str) -> str:
+    def rename(name: str) -> str | None:
         if name in ("conv1", "conv1_bn"):
             return "conv1_conv" if name == "conv1" else "conv1_bn"
         if name == "logits":
             return "predictions"
-        stage, block, place, norm = _match(_BLOCK, name)
+        if (found := _BLOCK.fullmatch(name)) is None:
+            return None
+        stage, block, place, norm = found.groups()
         return f"conv{stage}_block{block}_{places[place]}_{'bn' if norm else 'conv'}"
 
     return rename
@@ -150,11 +157,13 @@ def resnet_keras(_: str) -> Rename:
 def resnet_torch(_: str) -> Rename:
     """conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc."""
 
-    def rename(name: str) -> str:
+    def rename(name: str) -> str | None:
         known = {"conv1": "conv1", "conv1_bn": "bn1", "logits": "fc"}
         if name in known:
             return known[name]
-        stage, block, place, norm = _match(_BLOCK, name)
+        if (found := _BLOCK.fullmatch(name)) is None:
+            return None
+        stage, block, place, norm = found.groups()
         prefix = f"layer{int(stage) - 1}.{int(block) - 1}"
         if place == "shortcut":
             return f"{prefix}.downsample.{1 if norm else 0}"
@@ -175,10 +184,12 @@ def densenet_keras(_: str) -> Rename:
         "logits": "predictions",
     }
 
-    def rename(name: str) -> str:
-        if name in known or name.startswith("pool"):
+    def rename(name: str) -> str | None:
+        if name in known or _TRANSITION.fullmatch(name):
             return known.get(name, name)
-        stage, block, place, norm = _match(_DENSE, name)
+        if (found := _DENSE.fullmatch(name)) is None:
+            return None
+        stage, block, place, norm = found.groups()
         return f"conv{stage}_block{block}_{place}_{'bn' if norm else 'conv'}"
 
     return rename
@@ -193,13 +204,15 @@ def densenet_torch(_: str) -> Rename:
         "logits": "classifier",
     }
 
-    def rename(name: str) -> str:
+    def rename(name: str) -> str | None:
         if name in known:
             return known[name]
-        if name.startswith("pool"):
-            part = "norm" if name.endswith("_bn") else "conv"
-            return f"features.transition{int(name[4]) - 1}.{part}"
-        stage, block, place, norm = _match(_DENSE, name)
+        if transition := _TRANSITION.fullmatch(name):
+            part = "norm" if transition[2] == "bn" else "conv"
+            return f"features.transition{int(transition[1]) - 1}.{part}"
+        if (found := _DENSE.fullmatch(name)) is None:
+            return None
+        stage, block, place, norm = found.groups()
         number = int(place) + 1 if norm else int(place)
         layer = f"features.denseblock{int(stage) - 1}.denselayer{block}"
         return f"{layer}.{'norm' if norm else 'conv'}{number}"
@@ -207,27 +220,27 @@ def densenet_torch(_: str) -> Rename:
     return rename
 
 
-def _match(pattern: re.Pattern[str], name: str) -> tuple[str, str, str, str | None]:
-    match = pattern.fullmatch(name)
-    if match is None:
-        raise UsageError(f"No rule for the layer {name!r}.")
-    stage, block, place, norm = match.groups()
-    return stage, block, place, norm
+_VGG = ("vgg11", "vgg13", "vgg16", "vgg19")
 
-
-_RULES: dict[tuple[str, str], Callable[[str], Rename]] = {
-    ("vgg", "keras"): vgg_keras,
-    ("vgg", "torch"): vgg_torch,
-    ("vgg", "caffe"): chain_caffe,
-    ("alexnet", "caffe"): chain_caffe,
-    ("caffenet", "caffe"): chain_caffe,
-    ("alexnet_owt", "torch"): alexnet_torch,
-    ("googlenet", "caffe"): googlenet_caffe,
-    ("googlenet_bn", "torch"): googlenet_torch,
-    ("resnet", "keras"): resnet_keras,
-    ("resnet", "torch"): resnet_torch,
-    ("densenet", "keras"): densenet_keras,
-    ("densenet", "torch"): densenet_torch,
+# Dialect -> the networks that are published in it. Forms of a network that compute something else
+# from arrays of the same shapes, such as ResNet v1 and v1.5, are kept apart here.
+_RULES: dict[str, dict[str, Callable[[str], Rename]]] = {
+    "keras": {
+        **dict.fromkeys(("vgg16", "vgg19"), vgg_keras),
+        **dict.fromkeys((f"resnet{depth}_keras" for depth in (50, 101, 152)), resnet_keras),
+        **dict.fromkeys((f"densenet{depth}" for depth in (121, 169, 201)), densenet_keras),
+    },
+    "torch": {
+        **dict.fromkeys((*_VGG, *(f"{name}_bn" for name in _VGG)), vgg_torch),
+        "alexnet_owt": alexnet_torch,
+        "googlenet_bn": googlenet_torch,
+        **dict.fromkeys((f"resnet{depth}_v1_5" for depth in (18, 34, 50, 101, 152)), resnet_torch),
+        **dict.fromkeys((f"densenet{depth}" for depth in (121, 161, 169, 201)), densenet_torch),
+    },
+    "caffe": {
+        **dict.fromkeys(("alexnet", "caffenet", "vgg16", "vgg19"), chain_caffe),
+        "googlenet": googlenet_caffe,
+    },
 }
 
 
@@ -237,9 +250,10 @@ def rule(network: str, dialect: str) -> Rename:
     Raises:
         UsageError: nobody publishes this network so.
     """
-    family = re.sub(r"\d.*", "", network)
-    for key in ((network, dialect), (family, dialect)):
-        if key in _RULES:
-            return _RULES[key](network)
-    known = [f"{name} ({kind})" for name, kind in _RULES]
-    raise UsageError(unknown("rule for weights of", f"{network} ({dialect})", known))
+    rules = _RULES[dialect]
+    if network in rules:
+        return rules[network](network)
+    known = [f"{name} ({kind})" for kind, names in _RULES.items() for name in names]
+    raise UsageError(
+        unknown("rule for weights of", f"{network} ({dialect})", known, most=len(known))
+    )
