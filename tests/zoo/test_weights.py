@@ -1,5 +1,6 @@
 """Weights of others in our networks: files are written here, answers are worked out elsewhere."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -51,8 +52,12 @@ def write_caffemodel(path, layers, *, old=False):
     path.write_bytes(net.SerializeToString())
 
 
-def write_torch(path, tensors, *, evil=None, old=False):
-    """What torch.save writes for a state dict: a zip, or the old form; `evil` is put in its place."""
+def write_torch(path, tensors, *, evil=None, old=False, view=None, wrap=None):
+    """What torch.save writes for a state dict: a zip, or the old form.
+
+    `evil` is put in its place, `view` in place of every tensor's offset, sizes and strides; `wrap`
+    puts the state dict among other things.
+    """
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
 
@@ -77,7 +82,7 @@ def write_torch(path, tensors, *, evil=None, old=False):
         def __reduce__(self):
             strides = tuple(step // 4 for step in self.array.strides)
             storage = Storage(self.key, self.array.size)
-            return rebuild, (storage, 0, self.array.shape, strides, False, {})
+            return rebuild, (storage, *(view or (0, self.array.shape, strides)), False, {})
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
@@ -93,6 +98,7 @@ def write_torch(path, tensors, *, evil=None, old=False):
         state = {
             name: Tensor(str(index), array) for index, (name, array) in enumerate(tensors.items())
         }
+        state = wrap(state) if wrap else state
         Pickler(buffer, protocol=2).dump(evil if evil is not None else state)
     finally:
         for name, module in before.items():
@@ -187,6 +193,98 @@ def test_nothing_in_a_torch_file_is_executed(tmp_path, capsys):
     with pytest.raises(DataError, match=r"asks to call .*print"):
         read_torch(tmp_path / "x.pth")
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        (0, (2,), (-1_000_000_000,)),
+        (-1, (4,), (1,)),
+        (100_000, (), ()),
+        (4, (), ()),
+        (1, (2, 2), (2, 1)),
+        (0, (1_000_000, 1_000_000), (0, 0)),
+        (0, (2**62, 4), (0, 0)),
+        (0, (-1,), (1,)),
+        (0, (2, 2), (1,)),
+        (None, (4,), (1,)),
+        (0, ("a",), (1,)),
+        (0, (2.0,), (1,)),
+        (0, 4, 1),
+    ],
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_tensor_outside_its_storage_is_refused(tmp_path, view, old):
+    write_torch(tmp_path / "x.pth", {"w": draw((4,), 1)}, view=view, old=old)
+    with pytest.raises(DataError, match=r"x\.pth"):
+        read_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_tensor_without_axes_or_without_values_is_read(tmp_path, old):
+    array = draw((4,), 1)
+    for view, expected in (((3, (), ()), array[3]), ((0, (0, 3), (3, 1)), np.zeros((0, 3)))):
+        write_torch(tmp_path / "x.pth", {"w": array}, view=view, old=old)
+        np.testing.assert_array_equal(read_torch(tmp_path / "x.pth")["w"], expected)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_damaged_torch_file_is_invalid_data(tmp_path, old):
+    write_torch(tmp_path / "x.pth", {"a": draw((3,)), "b": draw((2,))}, old=old)
+    whole = (tmp_path / "x.pth").read_bytes()
+    damaged = tmp_path / "y.pth"
+    for end in range(0, len(whole), 1 if old else 7):
+        damaged.write_bytes(whole[:end])
+        with pytest.raises(DataError):
+            read_torch(damaged)
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        changed = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.integers(1, 5)):
+            changed[place] = rng.integers(256)
+        damaged.write_bytes(changed)
+        with contextlib.suppress(DataError):
+            read_torch(damaged)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(b"}%bNs.", id="key"),
+        pytest.param(b"}(%bNu.", id="keys"),
+        pytest.param(b"%b)R.", id="function"),
+        pytest.param(b"X\1\0\0\0a%b\x93.", id="name"),
+        pytest.param(b"(Nctorch\nFloatStorage\n%bNK\1tQ.", id="storage"),
+        pytest.param(b"%b.", id="number"),
+    ],
+)
+def test_a_tower_of_tuples_costs_no_time(tmp_path, program):
+    tower = ()
+    for _ in range(60):
+        tower = (tower, tower)
+    steps = pickle.dumps(tower, protocol=2)[2:-1]
+    (tmp_path / "x.pth").write_bytes(b"\x80\2" + program.replace(b"%b", steps))
+    with pytest.raises(DataError):
+        read_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_the_state_dict_is_taken_out_of_a_checkpoint(tmp_path, wrapper):
+    array = draw((4,), 1)
+
+    def wrap(state):
+        return {wrapper: state, "epoch": 3, "optimizer": {"param_groups": [{"lr": 0.1}]}}
+
+    write_torch(tmp_path / "x.pth", {"w": array}, wrap=wrap)
+    found = read_torch(tmp_path / "x.pth")
+    assert list(found) == ["w"]
+    np.testing.assert_array_equal(found["w"], array)
+
+
+def test_a_checkpoint_without_tensors_says_what_it_has(tmp_path):
+    write_torch(tmp_path / "x.pth", {"w": draw((4,))}, wrap=lambda state: {"net": state})
+    with pytest.raises(DataError, match=r"no tensors by name. It has 'net'.*'state_dict'"):
+        read_torch(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".caffemodel", ".h5", ".safetensors"])

@@ -1,16 +1,20 @@
 """Reads torch's files (`.pth`) without torch and without running pickles.
 
 Since 2020 such a file is a zip archive: `data.pkl` describes a dict of tensors, `data/0`, `data/1`,
-... hold the numbers. Before, it was the description followed by the numbers. The description is a pickle, which is a program; here it is only read: its instructions
-are looked at one by one, and the few that a dict of tensors needs are understood. Anything else,
-such as a call of any other function, ends the reading.
+... hold the numbers. Before, it was the description followed by the numbers. The description is a
+pickle, which is a program; here it is only read: its instructions are looked at one by one, and the
+few that a dict of tensors needs are understood. Anything else, such as a call of any other
+function, ends the reading. Nothing that the description says of a tensor is believed: a view
+outside its storage would read, or end, this process.
 """
 
 import io
+import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +33,13 @@ STORAGES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# What a checkpoint of a training run calls the state dict among other things.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Broken descriptions make Python raise all of these; RuntimeError is zipfile's for encrypted files.
+BROKEN = (
+    *(OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError),
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError),
+)
 _MARK = object()
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -39,20 +50,36 @@ class _Global:
 
 
 def read_torch(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a state dict, by name.
+    """The tensors of a state dict, by name; a checkpoint's is taken out of it.
 
     Raises:
         DataError: no such file, or one that holds anything but tensors.
     """
     try:
         found = _read_zip(path) if zipfile.is_zipfile(path) else _read_old(path)
-    except (OSError, zipfile.BadZipFile, ValueError, LookupError, AttributeError) as error:
-        raise DataError(f"{path} is no torch file: {error}") from error
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    except BROKEN as error:
+        why = str(error) or type(error).__name__
+        raise DataError(f"{path} is no torch file, or a damaged one: {why}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} holds {type(found).__name__}; expected a dict of tensors.")
-    return {str(name): value for name, value in found.items() if isinstance(value, np.ndarray)}
+    state = _unwrapped(found)
+    tensors = {name: each for name, each in state.items() if isinstance(each, np.ndarray)}
+    if not tensors:
+        names = ", ".join(map(repr, state)) or "nothing"
+        raise DataError(
+            f"{path} holds no tensors by name. It has {names}; a dict of tensors is read, also "
+            f"under {', '.join(map(repr, WRAPPERS))}."
+        )
+    return {str(name): value for name, value in tensors.items()}
+
+
+def _unwrapped(found: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for _ in WRAPPERS:  # a crafted file could nest them in a circle
+        inner = next((found[name] for name in WRAPPERS if isinstance(found.get(name), dict)), None)
+        if inner is None:
+            break
+        found = inner
+    return found
 
 
 def _read_zip(path: Path) -> Any:
@@ -82,7 +109,7 @@ def _read_old(path: Path) -> Any:
             _Reader(storage, path).read(file)
         found = _Reader(storage, path).read(file)
         for key in _Reader(storage, path).read(file):
-            array = storages[key]
+            array = storages[key if isinstance(key, str) else ""]
             (number,) = struct.unpack("<q", file.read(8))
             data = file.read(array.nbytes)
             if number != len(array) or len(data) != array.nbytes:
@@ -141,8 +168,8 @@ class _Reader:
             case "GLOBAL":
                 stack.append(_Global(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
-                last = stack.pop()
-                stack.append(_Global(f"{stack.pop()}.{last}"))
+                last, module = self._key(stack.pop()), self._key(stack.pop())
+                stack.append(_Global(f"{module}.{last}"))
             case "TUPLE" | "LIST":
                 items = self._to_mark()
                 stack.append(tuple(items) if name == "TUPLE" else items)
@@ -154,12 +181,16 @@ class _Reader:
             case "APPENDS":
                 items = self._to_mark()
                 stack[-1].extend(items)
+            case "APPEND":
+                value = stack.pop()
+                stack[-1].append(value)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                stack[-1][key] = value
+                stack[-1][self._key(key)] = value
             case "SETITEMS":
                 items = self._to_mark()
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                keys = [self._key(key) for key in items[::2]]
+                stack[-1].update(zip(keys, items[1::2], strict=True))
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case "REDUCE":
@@ -171,6 +202,12 @@ class _Reader:
                 raise DataError(
                     f"{self._path} contains the instruction {name}, which no dict of tensors needs."
                 )
+
+    def _key(self, key: Any) -> str | int:
+        # Tuples of tuples, each twice in the next, would take for ever to hash or to print.
+        if not isinstance(key, str | int):
+            raise DataError(f"{self._path} names things by {type(key).__name__}, not by text.")
+        return key
 
     def _to_mark(self) -> list[Any]:
         place = len(self._stack) - 1
@@ -185,23 +222,16 @@ class _Reader:
         name = kind.name.rpartition(".")[2]
         if name not in STORAGES:
             raise DataError(f"{self._path} stores numbers as {name}; {', '.join(STORAGES)} work.")
-        return self._get_storage(STORAGES[name], str(key), int(number))
+        return self._get_storage(STORAGES[name], str(self._key(key)), int(number))
 
     def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        name = function.name if isinstance(function, _Global) else repr(function)
+        is_named = isinstance(function, _Global)
+        name = function.name if is_named else f"a {type(function).__name__}"
         match name:
             case "collections.OrderedDict":
                 return {}
             case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
-                storage, offset, size, stride, *_ = arguments
-                item = storage.itemsize
-                view = np.lib.stride_tricks.as_strided(
-                    storage[offset:], size, [step * item for step in stride], writeable=False
-                )
-                last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-                if size and 0 not in size and last >= len(storage):
-                    raise DataError(f"{self._path} has a tensor larger than its storage.")
-                return view
+                return self._view(*arguments[:4])
             case "torch._utils._rebuild_parameter":
                 return arguments[0]
             case _:
@@ -209,3 +239,24 @@ class _Reader:
                     f"{self._path} asks to call {name}. Only dicts of tensors are read: nothing "
                     "in a file is ever executed."
                 )
+
+    def _view(self, storage: Any, offset: Any, size: Any, stride: Any) -> NDArray[Any]:
+        """A tensor in its storage, all of which lies inside it."""
+        numbers = (offset, *size, *stride)
+        if (
+            not isinstance(storage, np.ndarray)
+            or not all(isinstance(each, int) and each >= 0 for each in numbers)
+            or len(size) != len(stride)
+        ):
+            raise DataError(
+                f"{self._path} describes a tensor that cannot be: its storage, offset, sizes or "
+                "strides are no whole numbers from 0 on, or not as many."
+            )
+        if 0 in size:
+            return np.zeros(size, storage.dtype)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        # The second: a stride of 0 would make any number of values out of one.
+        if last >= len(storage) or math.prod(size) > len(storage):
+            raise DataError(f"{self._path} has a tensor larger than its storage.")
+        steps = [step * storage.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
