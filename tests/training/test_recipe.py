@@ -1,5 +1,6 @@
 """Recipes: every fault names what would have worked."""
 
+import numpy as np
 import pytest
 
 from training import recipe as recipes
@@ -7,6 +8,7 @@ from training.data.dataset import Images, split_by_content
 from training.data.sources import DigitsSource
 from zoo.catalog import CATALOG
 from zoo.errors import UsageError
+from zoo.preprocess import Preprocessing
 
 
 def test_every_bundled_recipe_is_valid_and_its_header_tells_what_to_expect():
@@ -37,6 +39,13 @@ def test_a_wrong_override_names_what_exists(overrides, words):
         recipes.read("digits_lenet5_modern", overrides)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_googlenets_mean_pixel_stands_in_the_order_of_its_channels():
+    steps = recipes.read("imagenet_googlenet").preprocessing.input_steps
+    preprocessing = Preprocessing(input=CATALOG["googlenet"].input, input_steps=steps)
+    mean_rgb = np.broadcast_to(np.array([123, 117, 104], np.uint8), (224, 224, 3))
+    assert not preprocessing.to_input(preprocessing.to_pixels(mean_rgb)[None]).any()
 
 
 def test_an_unknown_recipe_names_those_that_exist():

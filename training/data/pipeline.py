@@ -32,6 +32,9 @@ from zoo.preprocess import (
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# What red, green and blue give to gray (ITU-R 601-2).
+LUMA_RGB = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 class Batch(NamedTuple):
     """What a step gets.
@@ -163,7 +166,7 @@ def batches(
     """
     import tensorflow as tf
 
-    shape = preprocessing.input.shape
+    shape, is_bgr = preprocessing.input.shape, preprocessing.input.colour == "bgr"
     if changes is None:
         images = centre(images, shape)
     gather = _gatherer(images)
@@ -181,7 +184,8 @@ def batches(
         pixels = gather(chosen)
         mine = {name: tf.gather(each, chosen) for name, each in drawn.items()}
         if changes is not None:
-            pixels = changes.pixels(pixels, mine, chosen, images.pixels_nhwc.shape[1:3], shape)
+            stored = images.pixels_nhwc.shape[1:3]
+            pixels = changes.pixels(pixels, mine, chosen, stored, shape, is_bgr=is_bgr)
         x = input_steps(pixels, preprocessing.input_steps, arrays)
         ids = tf.gather(class_ids, chosen)
         partners, shares = ids, tf.ones(tf.shape(ids))
@@ -253,6 +257,8 @@ class Changes:
         rows: "tf.Tensor",
         stored: Sequence[int],
         shape: tuple[int, int, int],
+        *,
+        is_bgr: bool = False,
     ) -> "tf.Tensor":
         """What is done to pixels: uint8 [N, h, w, c] -> [N, H, W, C] of 0..255."""
         import tensorflow as tf
@@ -274,7 +280,8 @@ class Changes:
             seed = (self._field_seed, tf.cast(rows[0], tf.int32))
             x = elastic(tf.cast(x, tf.float32), self.settings.elastic, seed)
         if "photometric" in drawn:
-            x = _photometric(tf.cast(x, tf.float32), drawn["photometric"])
+            luma = LUMA_RGB[::-1] if is_bgr else LUMA_RGB
+            x = _photometric(tf.cast(x, tf.float32), drawn["photometric"], luma)
         if "lighting" in drawn and self._axes is not None:
             x = tf.cast(x, tf.float32) + (drawn["lighting"] @ self._axes.T)[:, None, None, :]
         if x.dtype == tf.float32 and ("photometric" in drawn or "lighting" in drawn):
@@ -340,7 +347,7 @@ def _sample(x: "tf.Tensor", places: "tf.Tensor") -> "tf.Tensor":
     return upper * (1 - down) + lower * down
 
 
-def _photometric(x: "tf.Tensor", factors: "tf.Tensor") -> "tf.Tensor":
+def _photometric(x: "tf.Tensor", factors: "tf.Tensor", luma: NDArray[np.float32]) -> "tf.Tensor":
     import tensorflow as tf
 
     brightness, contrast, saturation = (factors[:, each, None, None, None] for each in range(3))
@@ -348,7 +355,7 @@ def _photometric(x: "tf.Tensor", factors: "tf.Tensor") -> "tf.Tensor":
     mean = tf.reduce_mean(x, (1, 2, 3), keepdims=True)
     x = mean + (x - mean) * contrast
     if x.shape[-1] == 3:
-        gray = tf.reduce_sum(x * np.array([0.299, 0.587, 0.114], np.float32), -1, keepdims=True)
+        gray = tf.reduce_sum(x * luma, -1, keepdims=True)
         x = gray + (x - gray) * saturation
     return x
 

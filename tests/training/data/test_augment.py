@@ -73,7 +73,18 @@ def test_draws_of_one_change_do_not_move_when_another_is_added():
 # --- what they do to images
 
 
-def changed(augmentation, pixels, *, epoch=1, seed=1, ids=None, steps=(), wanted=None, rows=None):
+def changed(
+    augmentation,
+    pixels,
+    *,
+    epoch=1,
+    seed=1,
+    ids=None,
+    steps=(),
+    wanted=None,
+    rows=None,
+    colour="rgb",
+):
     from training.data.fit import colour_axes
     from training.data.pipeline import Changes, batches, slices_of
 
@@ -82,7 +93,8 @@ def changed(augmentation, pixels, *, epoch=1, seed=1, ids=None, steps=(), wanted
     ids = np.arange(number) % 3 if ids is None else ids
     images = Images(pixels, ids.astype(np.int64))
     preprocessing = Preprocessing(
-        input=ImageInput(height=wanted[0], width=wanted[1], channels=channels), input_steps=steps
+        input=ImageInput(height=wanted[0], width=wanted[1], channels=channels, colour=colour),
+        input_steps=steps,
     )
     axes = colour_axes(images) if augmentation.lighting else None
     changes = Changes(augmentation, number, (height, width), wanted, seed, epoch, axes)
@@ -159,6 +171,15 @@ def test_photometric_factors_act_on_brightness_contrast_and_saturation(pixels):
     saturated, *_ = changed(Augmentation(photometric=Photometric(saturation=0.5)), middle)
     luma = [0.299, 0.587, 0.114]
     np.testing.assert_allclose(saturated @ luma, middle @ luma, rtol=1e-2, atol=1)
+
+
+@tensorflow
+def test_saturation_keeps_the_gray_of_an_image_whichever_way_its_colours_stand(pixels):
+    middle = (pixels // 4 + 90).astype(np.uint8)
+    settings = Augmentation(photometric=Photometric(saturation=0.5))
+    rgb, *_ = changed(settings, middle)
+    bgr, *_ = changed(settings, middle[..., ::-1], colour="bgr")
+    np.testing.assert_allclose(bgr[..., ::-1], rgb, rtol=1e-4)
 
 
 @tensorflow
