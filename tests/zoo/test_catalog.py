@@ -11,6 +11,7 @@ from zoo.anatomy import output_size
 from zoo.catalog import CATALOG, SPECS
 from zoo.cli import list_command, short, show
 from zoo.errors import UsageError
+from zoo.weights.public import PUBLIC
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,16 @@ def test_the_page_of_networks_is_what_the_catalog_says():
     assert networks.PAGE.read_text(encoding="utf-8") == networks.page()
     assert {spec.paper for spec in SPECS} <= networks.papers()
     assert set(networks.OTHERS) <= set(CATALOG)
+
+
+def test_published_errors_are_those_of_the_form_that_is_built():
+    # Table 3 of [he2016] has option A and B; the zoo builds B. torchvision measured its own weights.
+    assert [(each.top1, each.top5) for each in CATALOG["resnet34"].errors] == [(24.52, 7.46)]
+    assert [(each.top1, each.top5) for each in CATALOG["alexnet_owt"].errors] == [(43.478, 20.934)]
+    found = {
+        name: PUBLIC[f"densenet{name}/torchvision"].top1_error for name in (121, 161, 169, 201)
+    }
+    assert found == {121: 25.566, 161: 22.862, 169: 24.4, 201: 23.104}
 
 
 def test_names_are_unique():
