@@ -11,8 +11,8 @@ from keras import ops
 class ZeroPaddedShortcut(keras.layers.Layer):
     """Every `strides`-th pixel, and zeros for the channels that are missing.
 
-    Inputs [N, H, W, C], outputs [N, ceil(H / s), ceil(W / s), filters]; no parameters. As in the
-    author's released code, half of the zeros stand before and half after the channels.
+    Inputs [N, H, W, C], outputs [N, ceil(H / s), ceil(W / s), filters]; no parameters.
+    Half of the zeros stand before and half after the channels; the paper does not say where.
 
     Args:
         filters: Channels of the output, at least those of the input.
