@@ -30,6 +30,33 @@ def test_lrn_follows_each_convention_as_tensorflow_computes_it():
         LocalResponseNormalization(size=4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "mixed_bfloat16"])
+def test_lrn_answers_in_every_precision(dtype):
+    """300 squared is more than half precision can hold."""
+    from zoo.layers import LocalResponseNormalization
+
+    x = np.full((1, 1, 1, 8), 300, np.float32)
+    expected = np.asarray(LocalResponseNormalization()(x))
+    layer = LocalResponseNormalization(dtype=dtype)
+    found = layer(x)
+    assert found.dtype == layer.compute_dtype
+    np.testing.assert_allclose(np.asarray(found).astype(np.float32), expected, rtol=1e-2)
+
+
+def test_lrn_on_other_backends_computes_the_same_in_half_precision(monkeypatch):
+    import keras
+
+    from zoo.layers import LocalResponseNormalization
+
+    x = np.full((1, 1, 1, 8), 300, np.float32)
+    expected = np.asarray(LocalResponseNormalization()(x))
+    layer = LocalResponseNormalization(dtype="float16")
+    monkeypatch.setattr(keras.config, "backend", lambda: "another")
+    found = layer.call(keras.ops.cast(x, "float16"))
+    assert found.dtype == "float16"
+    np.testing.assert_allclose(np.asarray(found).astype(np.float32), expected, rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("size", "places"), [(55, 27), (110, 55), (112, 56), (26, 13), (13, 6), (57, 28), (2, 1)]
 )
@@ -137,6 +164,47 @@ def test_a_fully_convolutional_vgg_answers_the_same_and_takes_larger_images():
         describe(dense)
     with pytest.raises(UsageError, match="at least 32x32; found \\[None, None, 3\\]"):
         zoo.create("vgg11", input_shape=(None, None, 3))
+
+
+def test_layers_of_known_sizes_take_images_whose_size_only_shows_when_they_run():
+    import keras
+
+    from zoo.layers import CeilMaxPooling2D, Maxout
+
+    image = keras.Input((None, None, 4))
+    for layer in (CeilMaxPooling2D(3, 2), Maxout(2)):
+        model = keras.Model(image, layer(image))
+        for size in ((58, 61), (9, 9)):
+            x = RNG.normal(size=(2, *size, 4)).astype(np.float32)
+            np.testing.assert_array_equal(model.predict_on_batch(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("zfnet_cifar", {}),
+        (
+            "convnet",
+            {
+                "spec": {
+                    "activation": "maxout",
+                    "stages": [{"filters": 4, "pool": {}}],
+                    "dense": [8],
+                }
+            },
+        ),
+    ],
+)
+def test_chains_with_layers_of_our_own_become_fully_convolutional(name, options):
+    import zoo
+    from zoo.convert import to_fully_convolutional
+
+    model = zoo.create(name, input_shape=(32, 32, 3), num_classes=5, **options)
+    dense = to_fully_convolutional(model)
+    x = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    found = dense.predict_on_batch(x)
+    np.testing.assert_allclose(found[:, 0, 0], model.predict_on_batch(x), atol=1e-4)
+    assert min(dense.predict_on_batch(np.zeros((1, 64, 64, 3), np.float32)).shape[1:3]) > 1
 
 
 def test_googlenets_auxiliary_heads_are_there_in_training_alone():

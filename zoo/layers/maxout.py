@@ -30,9 +30,9 @@ class Maxout(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """[..., C] -> [..., C / pieces]."""
-        *outer, channels = inputs.shape
-        shape = [-1 if size is None else size for size in outer]
-        return ops.max(ops.reshape(inputs, (*shape, channels // self.pieces, self.pieces)), axis=-1)
+        # Of sizes that are known only when it runs, a reshape could work out one.
+        outer, channels = ops.shape(inputs)[:-1], inputs.shape[-1]
+        return ops.max(ops.reshape(inputs, (*outer, channels // self.pieces, self.pieces)), axis=-1)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The last axis divided."""

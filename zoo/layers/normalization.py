@@ -23,7 +23,8 @@ class LocalResponseNormalization(keras.layers.Layer):
     """b_c = a_c / (k + alpha sum a_j^2)^beta, the sum over `size` neighbouring channels.
 
     [krizhevsky2012, section 3.3]. Inputs and outputs [N, H, W, C]; no parameters. The window is
-    centred on c and cut off at the first and last channel.
+    centred on c and cut off at the first and last channel. It is computed in float32 whatever the
+    layer's type: squares of what a first convolution gives overflow half precision.
 
     Args:
         convention: "paper" as the text says; "cuda-convnet2" and "caffe" as the code divides
@@ -57,20 +58,22 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] -> [N, H, W, C]."""
+        x = ops.cast(inputs, "float32")
         alpha = self.alpha / self.size if CONVENTIONS[self.convention][1] else self.alpha
         if keras.config.backend() == "tensorflow":
             # Four to ten times faster to train than the same in Keras ops, and engines that read a
             # SavedModel know this operation.
             import tensorflow as tf
 
-            return tf.nn.local_response_normalization(
-                inputs, self.size // 2, self.k, alpha, self.beta
+            return ops.cast(
+                tf.nn.local_response_normalization(x, self.size // 2, self.k, alpha, self.beta),
+                inputs.dtype,
             )
         # Sums over neighbouring channels are a product with a band of ones.
         channels = np.arange(inputs.shape[-1])
         band = np.abs(channels[:, None] - channels[None]) <= self.size // 2
-        total = ops.matmul(ops.square(inputs), ops.cast(band, inputs.dtype))
-        return inputs / ops.power(self.k + alpha * total, self.beta)
+        total = ops.matmul(ops.square(x), ops.cast(band, "float32"))
+        return ops.cast(x / ops.power(self.k + alpha * total, self.beta), inputs.dtype)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The input's."""

@@ -7,13 +7,15 @@ import keras
 from keras import layers, ops
 
 
-def overhang(size: int, kernel: int, stride: int) -> int:
+def overhang(size: Any, kernel: int, stride: int) -> Any:
     """How far the last window hangs over the edge when sizes are rounded up.
 
-    The output has 1 + ceil((size - kernel) / stride) places.
+    The output has 1 + ceil((size - kernel) / stride) places. A size that is known only when the
+    network runs is a tensor, and so is the answer.
     """
     places = 1 + -(-(size - kernel) // stride)
-    return max(0, (places - 1) * stride + kernel - size)
+    over = (places - 1) * stride + kernel - size
+    return max(0, over) if isinstance(size, int) else ops.maximum(0, over)
 
 
 def ceil_fill(x: Any, kernel: int, stride: int, name: str) -> Any:
@@ -31,7 +33,7 @@ def ceil_fill(x: Any, kernel: int, stride: int, name: str) -> Any:
 class CeilMaxPooling2D(keras.layers.Layer):
     """Max pooling whose output size is rounded up (`ceil_mode` in torch, always in Caffe).
 
-    Inputs [N, H, W, C] of known height and width. What hangs over the edge never wins.
+    Inputs [N, H, W, C] of any height and width. What hangs over the edge never wins.
 
     Args:
         pool_size: Height and width of the window.
@@ -45,10 +47,10 @@ class CeilMaxPooling2D(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] -> [N, ceil((H - k) / s) + 1, ceil((W - k) / s) + 1, C]."""
-        _, rows, columns, _ = inputs.shape
+        _, rows, columns, _ = ops.shape(inputs)
         below = overhang(rows, self.pool_size, self.strides)
         right = overhang(columns, self.pool_size, self.strides)
-        if below or right:
+        if not all(isinstance(each, int) and each == 0 for each in (below, right)):
             least = -float("inf") if self.compute_dtype == "float32" else -6e4
             pads = ((0, 0), (0, below), (0, right), (0, 0))
             inputs = ops.pad(inputs, pads, constant_values=least)
