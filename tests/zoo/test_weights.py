@@ -287,6 +287,33 @@ def test_a_checkpoint_without_tensors_says_what_it_has(tmp_path):
         read_torch(tmp_path / "x.pth")
 
 
+def test_an_h5_file_without_names_of_layers_says_which_is_read(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        file.create_group("layers/conv2d/vars")["0"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"keras\.applications are read.*model\.load_weights"):
+        read(tmp_path / "x.weights.h5")
+    for content in ({"a": 1}, {"model_weights": 1}):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file.update(content)
+        with pytest.raises(DataError, match=r"keras\.applications are read"):
+            read(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.attrs["layer_names"] = [b"x"]
+        file["x"] = 1
+    with pytest.raises(DataError, match="no h5 file of Keras weights"):
+        read(tmp_path / "x.h5")
+
+
+def test_a_type_that_numpy_lacks_is_invalid_data(tmp_path):
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
+    with pytest.raises(DataError, match="a type that NumPy cannot hold"):
+        read(path)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".caffemodel", ".h5", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04" + b"\0" * 40])
 def test_a_file_that_is_not_what_its_suffix_says_is_named(tmp_path, suffix, content):

@@ -13,19 +13,32 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def read_h5(path: Path) -> Arrays:
-    """Keras's h5 weights: "<layer>/<place>", e.g. "block1_conv1/0"."""
+    """Keras's h5 weights of keras.applications: "<layer>/<place>", e.g. "block1_conv1/0".
+
+    Keras 3's own `.weights.h5` numbers the layers instead of naming them; it is refused.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
+            if "layer_names" not in root.attrs:
+                own = (
+                    " This is Keras 3's own; model.load_weights reads it."
+                    if "layers" in file
+                    else ""
+                )
+                raise DataError(
+                    f"{path} has no attribute layer_names: h5 files of keras.applications are read, "
+                    f"and what model.save writes into .h5.{own}"
+                )
             names = [_text(name) for name in root.attrs["layer_names"]]
             return {
                 f"{name}/{place}": np.asarray(root[name][_text(weight)])
                 for name in names
                 for place, weight in enumerate(root[name].attrs["weight_names"])
             }
-    except (OSError, KeyError) as error:
+    except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no h5 file of Keras weights: {error}") from error
 
 
@@ -42,6 +55,9 @@ def read_safetensors(path: Path) -> Arrays:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is no safetensors file: {error}") from error
+    # Types that NumPy lacks, such as F8_E4M3, are looked up in it by name.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{path} has numbers of a type that NumPy cannot hold: {error}") from error
 
 
 # timm's names for VGG's classifier, and DenseNet's first spelling of its layers.
