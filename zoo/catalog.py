@@ -5,8 +5,9 @@ Figures are the paper's (or the named source's) and are proven against the built
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from numbers import Integral
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -568,7 +569,8 @@ def create(
         float32 [N, num_classes].
 
     Raises:
-        UsageError: an unknown network or option, or a size the network cannot take.
+        UsageError: an unknown network or option, or a size the network cannot take; Keras set to
+            channels first, where these networks would be others.
     """
     spec = describe(name)
     module, function = spec.builder.split(":")
@@ -581,8 +583,23 @@ def create(
     for option in options:
         if option not in known:
             raise UsageError(unknown(f"option of {name}", option, known))
-    if num_classes is not None and num_classes < 1:
-        raise UsageError(f"{name} needs at least one class; found num_classes={num_classes}.")
+    if num_classes is not None and not _is_count(num_classes):
+        raise UsageError(f"{name} needs at least one class; found num_classes={num_classes!r}.")
+    if input_shape is not None and not (
+        isinstance(input_shape, Iterable)
+        and all(size is None or isinstance(size, Integral) for size in input_shape)
+    ):
+        raise UsageError(
+            f"{name} takes an input_shape of three whole numbers, [height, width, channels]; "
+            f"found {input_shape!r}."
+        )
+    import keras
+
+    if keras.config.image_data_format() != "channels_last":
+        raise UsageError(
+            f"{name} is built for images [height, width, channels], and Keras is set to "
+            "channels_first; keras.config.set_image_data_format('channels_last') mends it."
+        )
     # Of convnet, the spec among the options says both; every other network has the row's.
     if input_shape is None and "spec" not in options:
         input_shape = spec.input.shape
@@ -595,3 +612,7 @@ def create(
         **{**spec.options, **options},
     )
     return model
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

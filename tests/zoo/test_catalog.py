@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import zoo
 from zoo.anatomy import output_size
 from zoo.catalog import CATALOG, SPECS
 from zoo.cli import list_command, short, show
@@ -58,6 +61,66 @@ def test_show_names_those_that_exist():
     run = CliRunner().invoke(show, ["lenet6"])
     assert isinstance(run.exception, UsageError)
     assert "Did you mean 'lenet5'" in str(run.exception)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("alexnet", {"order": "norm_pool"}, "No order 'norm_pool'. Did you mean 'norm-pool'"),
+        ("alexnet", {"lrn": "bogus"}, "No lrn 'bogus'.*caffe"),
+        ("vgg11_lrn", {"batch_norm": True}, "lrn or batch_norm, not both"),
+        ("lenet5_modern", {"num_classes": 2.5}, "found num_classes=2.5"),
+        ("lenet5_modern", {"num_classes": "3"}, "found num_classes='3'"),
+        ("lenet5_modern", {"num_classes": True}, "found num_classes=True"),
+        ("lenet5_modern", {"input_shape": 32}, "three whole numbers.*found 32"),
+        ("lenet5_modern", {"input_shape": (32.0, 32, 1)}, "three whole numbers"),
+        ("lenet5_modern", {"input_shape": (32, 32, None)}, r"found \[32, 32, None\]"),
+        ("lenet5", {"input_shape": (32, 32, 0)}, r"found \[32, 32, 0\]"),
+        ("lenet5_modern", {"input_shape": (32, 32, -1)}, r"found \[32, 32, -1\]"),
+        ("convnet", {"spec": {"stages": [{"filters": 2}], "dense": [0]}}, "dense.0"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(name, options, words):
+    with pytest.raises(UsageError, match=words):
+        zoo.create(name, **options)
+
+
+@pytest.mark.tensorflow
+def test_networks_are_not_built_for_channels_first(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(UsageError, match="channels_first"):
+        zoo.create("lenet5_modern")
+
+
+@pytest.mark.tensorflow
+def test_builders_refuse_variants_that_are_not_in_their_papers_tables():
+    from zoo.models.resnet import resnet, resnet_cifar
+    from zoo.models.vgg import vgg, vgg_cifar
+
+    for build, option in (
+        (vgg, {"configuration": "F"}),
+        (vgg_cifar, {"configuration": "F"}),
+        (resnet, {"depth": 51}),
+        (resnet, {"version": "v2"}),
+        (resnet, {"pool": "same"}),
+        (resnet_cifar, {"depth": 21}),
+    ):
+        with pytest.raises(UsageError):
+            build(**option)
+
+
+def test_weights_are_there_without_another_import_and_bring_no_framework():
+    code = (
+        "import sys, zoo\n"
+        "assert 'zoo.weights' not in sys.modules\n"
+        "assert zoo.weights.PUBLIC and zoo.weights.fetch and zoo.weights.load\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+        "assert not hasattr(zoo, 'weigths')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.tensorflow

@@ -265,6 +265,9 @@ def test_a_convnet_comes_from_yaml_and_faults_are_named(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match=words):
             zoo.create("convnet", spec=path)
+    path.write_bytes("stages: é".encode("latin-1"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        zoo.create("convnet", spec=path)
     too_deep = {"stages": [{"filters": 2, "pool": {"size": 2}}] * 6}
     with pytest.raises(UsageError, match="1 pixels are left"):
         zoo.create("convnet", spec=too_deep)

@@ -11,14 +11,14 @@
 The groups are the paper's two GPUs: conv2, conv4 and conv5 see only the maps of their own.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 from keras import initializers, layers
 
 from zoo.layers import LocallyConnected2D, LocalResponseNormalization, ceil_fill
-from zoo.layers.normalization import Convention
-from zoo.models.parts import dense_head, image_input, require_size
+from zoo.layers.normalization import CONVENTIONS, Convention
+from zoo.models.parts import dense_head, image_input, require_one_of, require_size
 
 # name: filters, kernel, strides, groups, "norm-pool" order after it (section 3.5, figure 2)
 LAYERS = (
@@ -28,6 +28,8 @@ LAYERS = (
     ("conv4", 384, 3, 1, 2, False),
     ("conv5", 256, 3, 1, 2, False),
 )
+Order = Literal["norm-pool", "pool-norm"]
+ORDERS = get_args(Order)
 # Section 5: these biases start at 1, so that their ReLUs get positive inputs early on.
 BIAS_ONE = ("conv2", "conv4", "conv5", "fc6", "fc7")
 
@@ -38,7 +40,7 @@ def alexnet(
     *,
     include_top: bool = True,
     lrn: Convention = "paper",
-    order: Literal["norm-pool", "pool-norm"] = "norm-pool",
+    order: Order = "norm-pool",
 ) -> keras.Model:
     """AlexNet as published: groups, LRN after ReLU, overlapping pools; 60,965,224 parameters.
 
@@ -56,8 +58,13 @@ def alexnet(
 
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
+
+    Raises:
+        UsageError: no such convention or order.
     """
     require_size("alexnet", input_shape, 67)
+    require_one_of("order", order, ORDERS)
+    require_one_of("lrn", lrn, CONVENTIONS)
     image = image_input(input_shape)
     x: Any = image
     for name, filters, kernel, strides, groups, is_normalised in LAYERS:

@@ -13,7 +13,7 @@ a validated spec, also in YAML:
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import yaml
@@ -69,7 +69,7 @@ class ConvNetSpec(Frozen):
         ),
         min_length=1,
     )
-    dense: tuple[int, ...] = (256,)
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = (256,)
     activation: ActivationName = "relu"
     maxout_pieces: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -83,7 +83,7 @@ def read_spec(path: Path) -> ConvNetSpec:
     """
     try:
         return ConvNetSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {_first(error)}") from error

@@ -1,12 +1,13 @@
 """What several papers share: a few calls of Keras that every network would repeat."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import layers
 
 from zoo.errors import UsageError
+from zoo.suggest import unknown
 
 
 def image_input(input_shape: tuple[int, int, int]) -> Any:
@@ -14,9 +15,21 @@ def image_input(input_shape: tuple[int, int, int]) -> Any:
     return keras.Input(input_shape, name="image")
 
 
+def require_one_of(option: str, value: object, known: Iterable[object]) -> None:
+    """Raises `UsageError` for the value of an option that there is not."""
+    names = tuple(known)
+    if value not in names:
+        raise UsageError(unknown(option, str(value), map(str, names)))
+
+
 def require_size(name: str, input_shape: tuple[int, int, int], least: int) -> None:
     """Raises `UsageError` for an image that is too small for a network, or of unknown size."""
-    if len(input_shape) != 3 or None in input_shape or min(input_shape[:2]) < least:
+    if (
+        len(input_shape) != 3
+        or None in input_shape
+        or min(input_shape[:2]) < least
+        or input_shape[2] < 1
+    ):
         raise UsageError(
             f"{name} takes images [height, width, channels] of at least {least}x{least}; "
             f"found {list(input_shape)}."

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
+from zoo.errors import UsageError
 from zoo.layers import CeilMaxPooling2D, ZeroPaddedShortcut
-from zoo.models.parts import conv_bn, image_input, require_size
+from zoo.models.parts import conv_bn, image_input, require_one_of, require_size
 
 # Table 1: blocks in conv2_x, conv3_x, conv4_x, conv5_x, and whether they are bottlenecks.
 BLOCKS = {
@@ -63,6 +64,9 @@ def resnet(
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
     """
     require_size(name, input_shape, 32)
+    require_one_of("depth", depth, BLOCKS)
+    require_one_of("version", version, ("v1", "v1.5"))
+    require_one_of("pool", pool, ("ceil", "pad"))
     counts, is_bottleneck = BLOCKS[depth]
     image = image_input(input_shape)
     settings: dict[str, Any] = {"use_bias": use_bias, "epsilon": epsilon}
@@ -135,6 +139,8 @@ def resnet_cifar(
         A model from images [N, 32, 32, 3] to logits [N, num_classes].
     """
     require_size(name, input_shape, 8)
+    if depth < 8 or depth % 6 != 2:
+        raise UsageError(f"{name} has 6n + 2 layers; found depth={depth}.")
     image = image_input(input_shape)
     x = conv_bn(image, 16, 3, "conv1")
     for stage, width in enumerate((16, 32, 64), start=2):

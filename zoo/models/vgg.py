@@ -9,8 +9,9 @@ from typing import Any
 import keras
 from keras import initializers, layers
 
+from zoo.errors import UsageError
 from zoo.layers import LocalResponseNormalization
-from zoo.models.parts import conv_bn, dense_head, image_input, require_size
+from zoo.models.parts import conv_bn, dense_head, image_input, require_one_of, require_size
 
 # Table 1: the kernel of each convolution, stage by stage.
 CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -52,8 +53,14 @@ def vgg(
 
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
+
+    Raises:
+        UsageError: no such configuration, or both normalisations.
     """
     require_size(name, input_shape, 32)
+    require_one_of("configuration", configuration, CONFIGURATIONS)
+    if lrn and batch_norm:
+        raise UsageError(f"{name} takes lrn or batch_norm, not both.")
     image = image_input(input_shape)
     x = _features(image, CONFIGURATIONS[configuration], lrn=lrn, batch_norm=batch_norm)
     if include_top:
@@ -111,6 +118,7 @@ def vgg_cifar(
         A model from images [N, 32, 32, 3] to logits [N, num_classes].
     """
     require_size(name, input_shape, 32)
+    require_one_of("configuration", configuration, CONFIGURATIONS)
     image = image_input(input_shape)
     x = _features(image, CONFIGURATIONS[configuration], lrn=False, batch_norm=True)
     if include_top:
