@@ -9,9 +9,12 @@ import re
 import struct
 import sys
 import threading
+import time
 import types
 import zipfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -726,6 +729,68 @@ def test_a_download_that_was_only_left_unchecked_is_finished(mirror, tmp_path):
         thread.join()
     assert place.read_bytes() == content
     assert not part.exists()
+
+
+def serve_one(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}/x.h5"
+
+
+def test_two_that_fetch_the_same_file_both_get_it_and_it_is_downloaded_once(mirror, tmp_path):
+    _, content = mirror
+
+    asked = []
+
+    class Slow(Ranged):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            for start in range(0, len(content), len(content) // 4):
+                self.wfile.write(content[start : start + len(content) // 4])
+                time.sleep(0.1)
+
+    server, url = serve_one(Slow)
+    cache = tmp_path / "cache"
+    with server, ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(fetch, "vgg16/keras", folder=cache, url=url) for _ in range(3)]
+        for call in calls:
+            assert call.result().read_bytes() == content
+        server.shutdown()
+    assert len(asked) == 1
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_reply_in_chunks_that_breaks_off_is_told(mirror, tmp_path):
+    class Chunked(Ranged):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"100000\r\n" + b"x" * 1000)
+            self.close_connection = True
+
+    server, url = serve_one(Chunked)
+    with server:
+        with pytest.raises(DataError, match="broke off after"):
+            fetch("vgg16/keras", folder=tmp_path / "cache", url=url)
+        server.shutdown()
+
+
+def test_no_url_and_no_folder_are_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="'foo' is no URL"):
+        fetch("vgg16/keras", folder=tmp_path, url="foo")
+    with pytest.raises(DataError, match="cannot be reached"):
+        fetch("vgg16/keras", folder=tmp_path, url="http://exa mple/x")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", Path("/proc/foo")):
+        with pytest.raises(UsageError, match="cannot hold files"):
+            fetch("vgg16/keras", folder=folder)
 
 
 def test_a_file_with_another_hash_is_not_kept(tmp_path):

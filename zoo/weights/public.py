@@ -4,16 +4,19 @@ Nothing here is fetched by itself: `fetch` downloads one file into a cache, chec
 not asked again. Accuracies are their publishers' (single centre crop, ILSVRC-2012 validation).
 """
 
+import fcntl
 import hashlib
+import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import Field
 
@@ -284,7 +287,7 @@ def fetch(
         url: A mirror of this very file.
 
     Raises:
-        UsageError: no such weights.
+        UsageError: no such weights, a folder that cannot hold them, or no URL.
         DataError: they cannot be reached, or what came has another hash.
     """
     if name not in PUBLIC:
@@ -295,18 +298,53 @@ def fetch(
         return place
     if offline:
         raise DataError(f"{name} is not at {place}, and --offline was asked for.")
-    place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f"{place.name}.part")
-    _download(url or weights.url, partial)
-    found = _digest(partial, weights.algorithm)
-    if not found.startswith(weights.digest):
-        partial.unlink()
-        raise DataError(
-            f"{url or weights.url} has {weights.algorithm} {found}, expected {weights.digest}; "
-            "it was not kept."
-        )
-    partial.replace(place)
+    with _alone_at(partial, place) as is_there:
+        if not is_there:
+            _download(url or weights.url, partial)
+            found = _digest(partial, weights.algorithm)
+            if not found.startswith(weights.digest):
+                partial.unlink()
+                raise DataError(
+                    f"{url or weights.url} has {weights.algorithm} {found}, expected "
+                    f"{weights.digest}; it was not kept."
+                )
+            partial.replace(place)
     return place
+
+
+@contextmanager
+def _alone_at(partial: Path, place: Path) -> Iterator[bool]:
+    """Holds the partial file while it is written; others wait, and find that `place` is there."""
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(partial)
+    except OSError as error:
+        raise UsageError(f"{partial.parent} cannot hold files: {error.strerror}.") from error
+    with file:
+        try:
+            yield place.is_file()
+        finally:
+            # What is left of a lock, or of a download that never began, is no download.
+            if _is_at(partial, file) and not partial.stat().st_size:
+                partial.unlink()
+
+
+def _locked(partial: Path) -> BinaryIO:
+    while True:
+        file = partial.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Who held it before has renamed or removed it: then this is the lock of nothing.
+        if _is_at(partial, file):
+            return file
+        file.close()
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _download(url: str, partial: Path) -> None:
@@ -316,7 +354,10 @@ def _download(url: str, partial: Path) -> None:
     begun = partial.stat().st_size if partial.exists() else 0
     total = None
     headers = {"Range": f"bytes={begun}-"} if begun else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - a URL of our table, or the user's
+    try:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - a URL of our table, or the user's
+    except ValueError as error:
+        raise UsageError(f"{url!r} is no URL of a file: https://host/file would be one.") from error
     console = Console(file=sys.stderr)
     try:
         with (
@@ -332,7 +373,12 @@ def _download(url: str, partial: Path) -> None:
                 while piece := answer.read(PIECE):
                     file.write(piece)
                     bar.advance(task, len(piece))
-    except (urllib.error.URLError, OSError) as error:
+    except http.client.IncompleteRead as error:
+        raise DataError(
+            f"{url} broke off after {partial.stat().st_size:,} bytes; asking again goes on from "
+            "there."
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         if begun and getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # all of it was here; its hash says whether it is right
         raise DataError(
