@@ -141,7 +141,8 @@ def _window(layer: Any) -> tuple[int, int]:
     kind = type(layer).__name__
     if kind == "Subsampling":
         return 2, 2
-    if kind.startswith("Global"):
+    # What follows one of these sees every place of the maps at once.
+    if kind.startswith("Global") or (kind == "Flatten" and len(layer.input.shape) == 4):
         rows = layer.input.shape[1] or 1
         return rows, rows
     if kind in ("TableConv2D", "LocallyConnected2D"):

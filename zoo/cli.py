@@ -78,44 +78,36 @@ def show(name: str, as_json: bool, png: Path | None) -> None:
         layers = [layer.model_dump(mode="json") for layer in anatomy.layers]
         click.echo(json.dumps({**spec.model_dump(mode="json"), "totals": totals, "layers": layers}))
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     low, high = spec.input.value_range
-    table = Table(
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        title=escape(f"{spec.title}, {spec.year} [{spec.paper}]"),
-        caption=f"input {spec.input.colour}, {low:g} to {high:g}",
-    )
-    for column in ("layer", "kind", "output", "parameters", "MACs", "field", "stride"):
-        is_text = column in ("layer", "kind")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    for layer in anatomy.layers:
-        table.add_row(
-            escape(layer.name),
-            escape(layer.kind),
+    click.echo(f"{spec.title}, {spec.year} [{spec.paper}]")
+    click.echo(f"input {spec.input.colour}, {low:g} to {high:g}\n")
+    rows = [("layer", "kind", "output", "parameters", "MACs", "field", "stride")]
+    rows += [
+        (
+            layer.name,
+            layer.kind,
             "x".join(map(str, layer.output_shape)),
             f"{layer.parameters:,}" if layer.parameters else "",
             short(layer.macs) if layer.macs else "",
-            f"{layer.receptive_field}",
-            f"{layer.stride}",
+            str(layer.receptive_field),
+            str(layer.stride),
         )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{anatomy.parameters:,} trainable parameters ({anatomy.dense_share:.0%} of them in dense "
-        f"layers), {anatomy.fixed:,} fixed, {anatomy.macs:,} MACs an image",
-        highlight=False,
+        for layer in anatomy.layers
+    ]
+    # As wide as the figures are: a terminal wraps a line, but what is cut off here nobody can see.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for layer_name, kind, *figures in rows:
+        cells = [layer_name.ljust(widths[0]), kind.ljust(widths[1])]
+        cells += [each.rjust(width) for each, width in zip(figures, widths[2:], strict=True)]
+        click.echo("  ".join(cells))
+    click.echo(
+        f"\n{anatomy.parameters:,} trainable parameters ({anatomy.dense_share:.0%} of them in dense "
+        f"layers), {anatomy.fixed:,} fixed, {anatomy.macs:,} MACs an image"
     )
     for error in spec.errors:
-        console.print(
-            f"published error {_error(error)}: {error.data}, {error.source}", markup=False
-        )
+        click.echo(f"published error {_error(error)}: {error.data}, {error.source}")
     if spec.note:
-        console.print(spec.note, markup=False)
+        click.echo(spec.note)
 
 
 @click.command()

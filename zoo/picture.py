@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.anatomy import Anatomy
+from zoo.errors import UsageError
 
 
 def draw(anatomy: Anatomy, title: str, path: Path) -> None:
@@ -13,8 +14,14 @@ def draw(anatomy: Anatomy, title: str, path: Path) -> None:
         anatomy: The network.
         title: Stands above.
         path: Where the picture goes.
+
+    Raises:
+        UsageError: it ends in something else than .png, or cannot be written there.
     """
     from matplotlib.figure import Figure
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"The picture is a PNG, so its name ends in .png; found {path}.")
 
     layers = [layer for layer in anatomy.layers if layer.parameters or layer.macs]
     figure = Figure(figsize=(11, max(2.5, 0.6 + 0.22 * len(layers))), layout="constrained")
@@ -35,7 +42,10 @@ def draw(anatomy: Anatomy, title: str, path: Path) -> None:
     )
     axes[0].invert_yaxis()
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    try:
+        figure.savefig(path, dpi=110, format="png")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _values(shape: tuple[int | None, ...]) -> int:

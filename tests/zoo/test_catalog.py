@@ -140,6 +140,34 @@ def test_show_tells_every_layer_and_draws(tmp_path):
     assert "10x10x16" in CliRunner().invoke(show, ["lenet5"]).stdout
 
 
+@pytest.mark.tensorflow
+def test_show_cuts_nothing_off_however_narrow_the_terminal():
+    run = CliRunner().invoke(show, ["googlenet"], env={"COLUMNS": "40"})
+    assert "…" not in run.stdout
+    (line,) = [each for each in run.stdout.splitlines() if each.startswith("image ")]
+    assert line.split() == ["image", "InputLayer", "224x224x3", "1", "1"]
+    assert "NormalizedTemplateConv2D" in CliRunner().invoke(show, ["xo"]).stdout
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("picture", ["gone/a.png", "a.xyz", "a"])
+def test_a_picture_that_cannot_be_written_is_wrong_usage(tmp_path, picture):
+    run = CliRunner().invoke(show, ["xo", "--png", str(tmp_path / picture)])
+    assert isinstance(run.exception, UsageError)
+    assert picture in str(run.exception)
+
+
+@pytest.mark.tensorflow
+def test_a_dense_layer_behind_maps_sees_what_all_their_places_see():
+    from zoo.anatomy import describe
+
+    alexnet, modern = describe(zoo.create("alexnet")), describe(zoo.create("lenet5_modern"))
+    assert alexnet["fc6"].receptive_field == 195 + 5 * 32
+    assert alexnet["logits"].receptive_field == 195 + 5 * 32
+    # In the 1998 form c5 is a convolution over the same 5x5 maps.
+    assert modern["c5"].receptive_field == describe(zoo.create("lenet5"))["c5"].receptive_field
+
+
 @pytest.mark.parametrize(
     ("arguments", "places"),
     [((227, 11, 0, 4), 55), ((32, 5, 0, 1), 28), ((28, 5, 2, 1), 28), ((4, 2, 0, 2), 2)],
