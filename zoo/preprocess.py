@@ -336,10 +336,14 @@ def _jpeg_pixels(image: "Image", data: bytes) -> Pixels | None:
 
 def _pixels_of(image: "Image") -> Pixels:
     if image.mode in ("1", "L", "I;16", "I", "F"):
+        clear = image.info.get("transparency", -1)  # the one gray of a PNG that is not seen
         if image.mode in ("I;16", "I"):  # 16-bit gray: keep the high byte
-            wide = np.asarray(image, dtype=np.int64)
+            wide = np.array(image, dtype=np.int64)
+            wide[wide == clear] = 0
             return (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)[:, :, None]
-        return np.asarray(image.convert("L"), dtype=np.uint8)[:, :, None]
+        gray = np.array(image.convert("L"), dtype=np.uint8)
+        gray[gray == clear] = 0
+        return gray[:, :, None]
     if image.mode == "LA":
         gray_alpha = np.asarray(image, dtype=np.uint16)
         return (gray_alpha[:, :, :1] * gray_alpha[:, :, 1:] // 255).astype(np.uint8)

@@ -97,6 +97,21 @@ def test_gray_keeps_one_channel_and_transparency_lies_on_black():
     assert found[1, 1].tolist() == [200, 200, 200]
 
 
+def test_the_gray_that_a_png_names_as_transparent_lies_on_black():
+    def png(image, **options):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        return buffer.getvalue()
+
+    gray = Image.fromarray(np.array([[200, 10], [0, 255]], np.uint8))
+    assert decode(png(gray, transparency=200)).ravel().tolist() == [0, 10, 0, 255]
+    assert decode(png(gray)).ravel().tolist() == [200, 10, 0, 255]
+    wide = Image.fromarray(np.array([[51400, 25700]], np.uint16))
+    assert decode(png(wide, transparency=51400)).ravel().tolist() == [0, 100]
+    black_and_white = Image.new("1", (2, 1), 1)
+    assert decode(png(black_and_white, transparency=1)).ravel().tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
