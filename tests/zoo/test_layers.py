@@ -207,6 +207,63 @@ def test_chains_with_layers_of_our_own_become_fully_convolutional(name, options)
     assert min(dense.predict_on_batch(np.zeros((1, 64, 64, 3), np.float32)).shape[1:3]) > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("alexnet", 64), ("alexnet_owt", 63), ("zfnet", 44), ("densenet121", 29)],
+)
+def test_the_smallest_image_is_the_smallest_that_leaves_maps(name, least):
+    import keras
+
+    import zoo
+    from zoo.errors import UsageError
+
+    model = zoo.create(name, input_shape=(least, least, 3), include_top=False)
+    assert min(model.output_shape[1:3]) == 1
+    keras.backend.clear_session()
+    with pytest.raises(UsageError, match=f"at least {least}x{least}"):
+        zoo.create(name, input_shape=(least - 1, least, 3))
+
+
+def test_only_auxiliary_heads_that_are_built_need_larger_images():
+    import keras
+
+    import zoo
+    from zoo.errors import UsageError
+
+    model = zoo.create("googlenet", input_shape=(79, 79, 3), num_classes=2, auxiliary=True)
+    assert model.get_layer("aux1_conv").output.shape == (None, 1, 1, 128)
+    zoo.create("googlenet", input_shape=(32, 32, 3), auxiliary=True, include_top=False)
+    keras.backend.clear_session()
+    with pytest.raises(UsageError, match="at least 79x79"):
+        zoo.create("googlenet", input_shape=(78, 79, 3), auxiliary=True)
+
+
+def test_caffes_networks_start_as_caffe_starts_them():
+    """Its "xavier" is uniform within sqrt(3 / fan-in)."""
+    import keras
+
+    import zoo
+
+    keras.utils.set_random_seed(1)
+    for name, options, names in (
+        ("lenet_caffe", {}, ("conv1", "conv2", "fc1", "logits")),
+        (
+            "googlenet",
+            {"auxiliary": True, "input_shape": (96, 96, 3)},
+            ("conv1", "inception3a_5x5", "aux1_conv", "aux2_fc", "aux2", "logits"),
+        ),
+    ):
+        model = zoo.create(name, **options)
+        for each in names:
+            kernel = np.asarray(model.get_layer(each).kernel)
+            most = np.sqrt(3 / np.prod(kernel.shape[:-1]))
+            assert 0.98 * most < np.abs(kernel).max() <= most, each
+            is_biased = name == "googlenet" and each not in ("logits", "aux1", "aux2")
+            bias = np.asarray(model.get_layer(each).bias)
+            np.testing.assert_allclose(bias, 0.2 if is_biased else 0)
+    keras.backend.clear_session()
+
+
 def test_googlenets_auxiliary_heads_are_there_in_training_alone():
     import keras
 

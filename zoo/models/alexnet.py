@@ -62,7 +62,7 @@ def alexnet(
     Raises:
         UsageError: no such convention or order.
     """
-    require_size("alexnet", input_shape, 67)
+    require_size("alexnet", input_shape, 64)
     require_one_of("order", order, ORDERS)
     require_one_of("lrn", lrn, CONVENTIONS)
     image = image_input(input_shape)

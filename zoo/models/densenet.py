@@ -76,7 +76,7 @@ def densenet(
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
     """
-    require_size(name, input_shape, 32)
+    require_size(name, input_shape, 29)
     image = image_input(input_shape)
     x: Any = layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = layers.Conv2D(

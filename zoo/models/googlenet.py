@@ -18,7 +18,7 @@ from keras import initializers, layers
 
 from zoo.errors import UsageError
 from zoo.layers import CeilMaxPooling2D, LocalResponseNormalization
-from zoo.models.parts import conv_bn, image_input, require_size
+from zoo.models.parts import caffe_xavier, conv_bn, image_input, require_size
 
 # Table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 INCEPTION = {
@@ -51,7 +51,7 @@ def _conv(x: Any, filters: int, kernel: int, name: str, strides: int = 1) -> Any
         strides,
         padding="valid" if strides > 1 else "same",
         activation="relu",
-        kernel_initializer=initializers.GlorotUniform(),
+        kernel_initializer=caffe_xavier(),
         bias_initializer=initializers.Constant(0.2),
         name=name,
     )(x)
@@ -68,13 +68,26 @@ def _inception(x: Any, widths: tuple[int, ...], name: str, conv: Conv, kernel5: 
     return layers.Concatenate(name=prefix)([b1, b3, b5, conv(pool, n_pool, 1, f"{prefix}_proj")])
 
 
-def _auxiliary(x: Any, num_classes: int, name: str, pool: Any, conv: Conv) -> Any:
+def _dense(units: int, activation: str | None = None, *, name: str) -> Any:
+    """As Caffe starts them: biases at 0.2, those of classifiers at 0."""
+    return layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=caffe_xavier(),
+        bias_initializer=initializers.Constant(0.2 if activation else 0.0),
+        name=name,
+    )
+
+
+def _auxiliary(
+    x: Any, num_classes: int, name: str, pool: Any, conv: Conv, dense: Callable[..., Any]
+) -> Any:
     """An auxiliary classifier: pool, 1x1 128, dense 1024, dropout 0.7 (section 5)."""
     x = conv(pool(x), 128, 1, f"{name}_conv")
     x = layers.Flatten(name=f"{name}_flatten")(x)
-    x = layers.Dense(1024, activation="relu", name=f"{name}_fc")(x)
+    x = dense(1024, activation="relu", name=f"{name}_fc")(x)
     x = layers.Dropout(0.7, name=f"{name}_drop")(x)
-    return layers.Dense(num_classes, name=name)(x)
+    return dense(num_classes, name=name)(x)
 
 
 def googlenet(
@@ -86,10 +99,10 @@ def googlenet(
 ) -> keras.Model:
     """GoogLeNet as published: 6,998,552 parameters, 13,378,280 with its auxiliary classifiers.
 
-    Kernels start as Xavier's (Glorot's) uniform, biases of convolutions at 0.2 as in the
+    Kernels start as Caffe's "xavier" and biases at 0.2, those of classifiers at 0, as in the
     published Caffe model; sizes are rounded up as there, and the normalisation, of which the paper
-    prints no constants, is Caffe's. The paper's table counts conv1 as a pair
-    of 7x1 and 1x7; everyone, the released model included, builds the full 7x7.
+    prints no constants, is Caffe's. The paper's table counts conv1 as a pair of 7x1 and 1x7;
+    everyone, the released model included, builds the full 7x7.
 
     Args:
         input_shape: 224 pixels square give the paper's sizes; images less the mean pixel.
@@ -101,7 +114,8 @@ def googlenet(
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
     """
-    require_size("googlenet", input_shape, 193 if auxiliary else 32)
+    # The 5x5 pools of the auxiliary classifiers need five places in 4a and 4d.
+    require_size("googlenet", input_shape, 79 if auxiliary and include_top else 32)
     image = image_input(input_shape)
     x = _conv(image, 64, 7, "conv1", strides=2)
     x = CeilMaxPooling2D(3, 2, name="pool1")(x)
@@ -116,14 +130,14 @@ def googlenet(
         if auxiliary and include_top and name in AUXILIARY_AFTER:
             head = AUXILIARY_AFTER[name]
             pool = layers.AveragePooling2D(5, 3, name=f"{head}_pool")
-            outputs[head] = _auxiliary(x, num_classes, head, pool, _conv)
+            outputs[head] = _auxiliary(x, num_classes, head, pool, _conv, _dense)
         if name in POOL_AFTER:
             x = CeilMaxPooling2D(3, 2, name=POOL_AFTER[name])(x)
     if not include_top:
         return keras.Model(image, x, name="googlenet")
     x = layers.GlobalAveragePooling2D(name="pool5")(x)
     x = layers.Dropout(0.4, name="drop5")(x)
-    logits = layers.Dense(num_classes, name="logits")(x)
+    logits = _dense(num_classes, name="logits")(x)
     return keras.Model(
         image, {"logits": logits, **outputs} if outputs else logits, name="googlenet"
     )
@@ -167,7 +181,7 @@ def googlenet_bn(
         if auxiliary and include_top and name in AUXILIARY_AFTER:
             head = AUXILIARY_AFTER[name]
             pool = layers.AdaptiveAveragePooling2D(4, name=f"{head}_pool")
-            outputs[head] = _auxiliary(x, num_classes, head, pool, _conv_bn)
+            outputs[head] = _auxiliary(x, num_classes, head, pool, _conv_bn, layers.Dense)
         if name in POOL_AFTER:
             x = CeilMaxPooling2D(3 if name == "3b" else 2, 2, name=POOL_AFTER[name])(x)
     if not include_top:

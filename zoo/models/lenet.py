@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from zoo.layers import EuclideanRBF, FanInUniform, Subsampling, TableConv2D, scaled_tanh
-from zoo.models.parts import require_size
+from zoo.models.parts import caffe_xavier, require_size
 
 # Table I: the S2 maps that each of the 16 C3 maps sees.
 C3_TABLE = (
@@ -115,7 +115,7 @@ def lenet_caffe(
 ) -> keras.Model:
     """Caffe's `lenet` example [jia2014]: 431,080 parameters; related to LeNet-5 by name.
 
-    Kernels start as Xavier's (Glorot's) uniform, biases at 0, as in the published settings.
+    Kernels start as Caffe's "xavier", biases at 0, as in the published settings.
 
     Args:
         input_shape: At least 16 high and wide; pixels in 0..1.
@@ -127,14 +127,14 @@ def lenet_caffe(
     """
     require_size("lenet_caffe", input_shape, 16)
     image = keras.Input(input_shape, name="image")
-    x = layers.Conv2D(20, 5, name="conv1")(image)
+    x = layers.Conv2D(20, 5, kernel_initializer=caffe_xavier(), name="conv1")(image)
     x = layers.MaxPooling2D(2, name="pool1")(x)
-    x = layers.Conv2D(50, 5, name="conv2")(x)
+    x = layers.Conv2D(50, 5, kernel_initializer=caffe_xavier(), name="conv2")(x)
     x = layers.MaxPooling2D(2, name="pool2")(x)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
-        x = layers.Dense(500, activation="relu", name="fc1")(x)
-        x = layers.Dense(num_classes, name="logits")(x)
+        x = layers.Dense(500, activation="relu", kernel_initializer=caffe_xavier(), name="fc1")(x)
+        x = layers.Dense(num_classes, kernel_initializer=caffe_xavier(), name="logits")(x)
     return keras.Model(image, x, name="lenet_caffe")
 
 

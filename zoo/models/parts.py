@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-from keras import layers
+from keras import initializers, layers
 
 from zoo.errors import UsageError
 from zoo.suggest import unknown
@@ -34,6 +34,11 @@ def require_size(name: str, input_shape: tuple[int, int, int], least: int) -> No
             f"{name} takes images [height, width, channels] of at least {least}x{least}; "
             f"found {list(input_shape)}."
         )
+
+
+def caffe_xavier() -> Any:
+    """Caffe's "xavier": uniform within sqrt(3 / fan-in), where Glorot's counts the fan-out, too."""
+    return initializers.VarianceScaling(1.0, "fan_in", "uniform")
 
 
 def conv_bn(

@@ -57,7 +57,7 @@ def zfnet(
     Returns:
         A model from images [N, 224, 224, 3] to logits [N, num_classes].
     """
-    require_size(name, input_shape, 47)
+    require_size(name, input_shape, 44)
     image = image_input(input_shape)
     x: Any = image
     for index, (filters, kernel) in enumerate(((96, 7), (256, 5)), start=1):
