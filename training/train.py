@@ -145,6 +145,7 @@ def prepare_data(
 
     Raises:
         DataError: the check found what must be put right first; names it.
+        UsageError: the run was begun on other data, or from other weights.
     """
     dataset = recipe.data.load()
     kept = stored_steps(steps, recipe.augmentation)
@@ -160,6 +161,7 @@ def prepare_data(
         f"{dataset.name}: {len(parts['train']):,} images to train on, "
         f"{len(parts['validation']):,} to validate, {len(parts['test']):,} held out"
     )
+    check_begun(run, recipe, stored)
     report = check(dataset.name, dataset.labels, stored.seen, on_corrupt=recipe.data.on_corrupt)
     run.write_data_report(report)
     for warning in report.warnings:
@@ -236,6 +238,34 @@ def check_folder(run: Run, recipe: Recipe) -> None:
         raise UsageError(f"{run.path} holds a complete run already; choose another --out.")
     if run.record().recipe_sha256 != recipe.sha256():
         raise UsageError(f"{run.path} holds a run of another recipe; choose another --out.")
+
+
+def check_begun(run: Run, recipe: Recipe, stored: "Stored") -> None:
+    """Refuses to go on with other data or other initial weights than a run was begun with.
+
+    The recipe's hash knows neither: paths are left out of it.
+
+    Raises:
+        UsageError: they are others.
+    """
+    if not (run.path / "recipe.json").exists():
+        return
+    from training.fine_tune import sha256_of
+
+    begun, labels = run.record(), stored.dataset.labels
+    what = ""
+    if begun.labels != labels:
+        what = f"on data with the classes {_few(begun.labels)}; here they are {_few(labels)}"
+    elif begun.data_sha256 != stored.sha256():
+        what = f"on other data ({begun.data!r}, SHA-256 {begun.data_sha256[:12]}...)"
+    elif begun.init_sha256 != sha256_of(recipe.fine_tuning):
+        what = "from other initial weights (--init-from)"
+    if what:
+        raise UsageError(f"{run.path} holds a run {what}. Choose another --out.")
+
+
+def _few(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
 
 
 def record_of(recipe: Recipe, stored: "Stored") -> RunRecord:

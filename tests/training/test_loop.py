@@ -87,6 +87,38 @@ def test_a_complete_run_and_another_recipes_run_are_not_overwritten(whole, tmp_p
         train(run, ["seed=5"])
 
 
+def write_npz(path, seed, classes=3):
+    """Drawn images of a few classes, as the recipe's source."""
+    rng = np.random.default_rng(seed)
+    ids = np.arange(200) % classes
+    pixels = (rng.integers(0, 40, (200, 8, 8)) + 80 * ids[:, None, None]).astype(np.uint8)
+    np.savez(path, x_train=pixels[:160], y_train=ids[:160], x_test=pixels[160:], y_test=ids[160:])
+    return f"data={{source: npz, data_dir: {path}}}"
+
+
+def test_a_stopped_run_does_not_go_on_with_other_data_or_other_initial_weights(tmp_path):
+    from training.train import train as train_recipe
+
+    first = write_npz(tmp_path / "first.npz", seed=1)
+    run = Run(tmp_path / "run")
+    with pytest.raises(InterruptedRunError):
+        train(run, [first, "fine_tuning={}"], stop_after=1)
+    begun = {path: path.read_bytes() for path in run.path.rglob("*.*") if path.is_file()}
+    for other, words in (
+        (write_npz(tmp_path / "second.npz", seed=2), "a run on other data"),
+        (write_npz(tmp_path / "more.npz", seed=1, classes=2), r"the classes 0, 1, 2; .* 0, 1\."),
+    ):
+        with pytest.raises(UsageError, match=words):
+            train(run, [other, "fine_tuning={}"])
+    (tmp_path / "weights.keras").write_bytes(b"weights")
+    recipe = recipes.read("digits_lenet5_modern", [*SHORT, first], None, tmp_path / "weights.keras")
+    with pytest.raises(UsageError, match="from other initial weights"):
+        train_recipe(recipe, run)
+    assert begun == {path: path.read_bytes() for path in begun}
+    evaluation, _ = train(run, [first, "fine_tuning={}"])
+    assert evaluation is not None
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(DataError, match="training diverged"):
         train(Run(tmp_path / "run"), ["optimizer.learning_rate=1e38", "optimizer.kind=sgd"])
