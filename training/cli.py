@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Go on from the checkpoint of a run of the same recipe that was stopped.",
+    help="Go on from the checkpoint of a run of the same recipe that was stopped, or begin again.",
 )
 @click.option(
     "--print-config",
@@ -87,10 +87,8 @@ def train(
     from training.train import train as train_recipe
 
     run = Run(out or Path("runs") / Path(recipe).stem)
-    if not resume:
-        run.forget_checkpoints()
     with _Bar() as bar:
-        evaluation = train_recipe(chosen, run, bar.update, bar.talk)
+        evaluation = train_recipe(chosen, run, bar.update, bar.talk, resume=resume)
     if evaluation is not None:
         _tell(run.path, evaluation, as_json=as_json)
 

@@ -120,7 +120,7 @@ class Run:
     # --- writing
 
     def write_record(self, record: RunRecord) -> None:
-        """Begins a run, or checks that a run to be resumed is the same one."""
+        """Begins a run: from here on the folder is this recipe's."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_json("recipe.json", record)
 
@@ -139,10 +139,17 @@ class Run:
         lines = "".join(each.model_dump_json() + "\n" for each in [*kept, epoch])
         write_atomically(self.path / "metrics.jsonl", lines.encode())
 
-    def forget_checkpoints(self) -> None:
-        """Lets a run that was stopped begin again."""
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is a state to go on from."""
+        return any((self.path / "checkpoints").glob("*.npz"))
+
+    def begin_again(self) -> None:
+        """Forgets how far a run that was stopped had come."""
         for path in (self.path / "checkpoints").glob("*.npz"):
             path.unlink()
+        for name in ("metrics.jsonl", "preprocessing.npz"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Completes the run."""

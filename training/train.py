@@ -36,6 +36,8 @@ def train(
     run: Run,
     on_progress: "Callable[[Progress], None]" = lambda _: None,
     talk: Callable[[str], None] = lambda _: None,
+    *,
+    resume: bool = True,
 ) -> Evaluation | None:
     """Trains a recipe and measures the result on the held-out part.
 
@@ -44,6 +46,8 @@ def train(
         run: Where everything goes; a run of the same recipe that was stopped is resumed.
         on_progress: Called every few steps.
         talk: Takes one line for each stage.
+        resume: False begins again where a run of the same recipe was stopped; what it left is
+            removed only when the first step can be made.
 
     Returns:
         What was measured on the held-out part; None in a worker that is not the chief.
@@ -69,10 +73,10 @@ def train(
         with tempfile.TemporaryDirectory() as nowhere:
             _prepare_and_fit(recipe, input_, Run(Path(nowhere)), devices, lambda _: None, talk)
         return None
-    check_folder(run, recipe)
+    check_folder(run, recipe, resume=resume)
     run.path.mkdir(parents=True, exist_ok=True)
     loop, stored, preprocessing, arrays = _prepare_and_fit(
-        recipe, input_, run, devices, on_progress, talk
+        recipe, input_, run, devices, on_progress, talk, resume=resume
     )
     evaluation, logits_nk = _measure(recipe, loop, stored, preprocessing, arrays, talk)
     _in_float32(recipe, loop.model, stored.dataset.labels).save(run.model)
@@ -98,6 +102,8 @@ def _prepare_and_fit(
     devices: "Devices | None",
     on_progress: "Callable[[Progress], None]",
     talk: Callable[[str], None],
+    *,
+    resume: bool = True,
 ) -> "tuple[Loop, Stored, Preprocessing, dict[str, Floats]]":
     steps = Preprocessing(
         input=input_,
@@ -105,11 +111,9 @@ def _prepare_and_fit(
         input_steps=recipe.preprocessing.input_steps,
     )
     views.check(steps, recipe.test_time)
-    stored = prepare_data(recipe, steps, run, talk)
+    stored = prepare_data(recipe, steps, run, talk, resume=resume)
     dataset = stored.dataset
     preprocessing, arrays = fit(steps, centre(dataset.train, input_.shape))
-    run.write_record(record_of(recipe, stored))
-    run.write_preprocessing(preprocessing, arrays)
 
     from zoo.quiet import import_tensorflow
 
@@ -133,13 +137,23 @@ def _prepare_and_fit(
             for name, why in reused.new.items():
                 talk(f"New: {name} ({why})")
     loop = Loop(recipe, model, dataset, preprocessing, arrays, run, devices, reused)
+    if not resume:
+        run.begin_again()
+    # Not before: a first try that fails must leave no folder that refuses the second.
+    run.write_record(record_of(recipe, stored))
+    run.write_preprocessing(preprocessing, arrays)
     loop.fit(on_progress)
     keras.config.set_dtype_policy("float32")
     return loop, stored, preprocessing, arrays
 
 
 def prepare_data(
-    recipe: Recipe, steps: Preprocessing, run: Run, talk: Callable[[str], None]
+    recipe: Recipe,
+    steps: Preprocessing,
+    run: Run,
+    talk: Callable[[str], None],
+    *,
+    resume: bool = True,
 ) -> "Stored":
     """Reads, decodes and checks the data, and keeps the report.
 
@@ -161,7 +175,8 @@ def prepare_data(
         f"{dataset.name}: {len(parts['train']):,} images to train on, "
         f"{len(parts['validation']):,} to validate, {len(parts['test']):,} held out"
     )
-    check_begun(run, recipe, stored)
+    if resume:
+        check_begun(run, recipe, stored)
     report = check(dataset.name, dataset.labels, stored.seen, on_corrupt=recipe.data.on_corrupt)
     run.write_data_report(report)
     for warning in report.warnings:
@@ -226,8 +241,10 @@ def input_of(recipe: Recipe) -> ImageInput:
     return recipe.input or spec.input
 
 
-def check_folder(run: Run, recipe: Recipe) -> None:
+def check_folder(run: Run, recipe: Recipe, *, resume: bool = True) -> None:
     """Refuses a folder that holds a complete run, or one of another recipe.
+
+    A run of another recipe that has no checkpoint may be begun again: nothing is lost.
 
     Raises:
         UsageError: it does.
@@ -236,8 +253,15 @@ def check_folder(run: Run, recipe: Recipe) -> None:
         return
     if run.is_complete:
         raise UsageError(f"{run.path} holds a complete run already; choose another --out.")
-    if run.record().recipe_sha256 != recipe.sha256():
+    if run.record().recipe_sha256 == recipe.sha256():
+        return
+    if run.has_checkpoints:
         raise UsageError(f"{run.path} holds a run of another recipe; choose another --out.")
+    if resume:
+        raise UsageError(
+            f"{run.path} holds a run of another recipe, without a checkpoint; choose another "
+            "--out, or begin again with --no-resume."
+        )
 
 
 def check_begun(run: Run, recipe: Recipe, stored: "Stored") -> None:
@@ -261,7 +285,9 @@ def check_begun(run: Run, recipe: Recipe, stored: "Stored") -> None:
     elif begun.init_sha256 != sha256_of(recipe.fine_tuning):
         what = "from other initial weights (--init-from)"
     if what:
-        raise UsageError(f"{run.path} holds a run {what}. Choose another --out.")
+        raise UsageError(
+            f"{run.path} holds a run {what}. Choose another --out, or begin again with --no-resume."
+        )
 
 
 def _few(labels: tuple[str, ...]) -> str:

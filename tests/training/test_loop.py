@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tensorflow
 SHORT = ["epochs=2", "batch_size=64"]
 
 
-def train(run, overrides=(), stop_after=None):
+def train(run, overrides=(), stop_after=None, **more):
     """Trains in this process; `stop_after` sends SIGINT after so many progress reports."""
     from training.train import train as train_recipe
 
@@ -31,7 +31,7 @@ def train(run, overrides=(), stop_after=None):
             os.kill(os.getpid(), signal.SIGINT)
 
     recipe = recipes.read("digits_lenet5_modern", [*SHORT, *overrides])
-    return train_recipe(recipe, run, on_progress), reports
+    return train_recipe(recipe, run, on_progress, **more), reports
 
 
 def weights(run):
@@ -116,6 +116,38 @@ def test_a_stopped_run_does_not_go_on_with_other_data_or_other_initial_weights(t
         train_recipe(recipe, run)
     assert begun == {path: path.read_bytes() for path in begun}
     evaluation, _ = train(run, [first, "fine_tuning={}"])
+    assert evaluation is not None
+
+
+def test_beginning_again_removes_nothing_before_the_run_may_begin(tmp_path):
+    first, other = (write_npz(tmp_path / f"{seed}.npz", seed=seed) for seed in (1, 2))
+    run = Run(tmp_path / "run")
+    with pytest.raises(InterruptedRunError):
+        train(run, [first], stop_after=1)
+    begun = {path: path.read_bytes() for path in run.path.rglob("*.*") if path.is_file()}
+    with pytest.raises(UsageError, match="run of another recipe"):
+        train(run, [first, "seed=5"], resume=False)
+    with pytest.raises(DataError, match="no_such"):
+        train(run, [f"data={{source: npz, data_dir: {tmp_path / 'no_such.npz'}}}"], resume=False)
+    assert begun == {path: path.read_bytes() for path in begun}
+    evaluation, reports = train(run, [other], resume=False)
+    assert evaluation is not None
+    assert reports[0].epoch == 1
+    assert reports[0].images <= 64 * 20
+
+
+def test_a_first_try_that_fails_leaves_a_folder_that_takes_the_second(tmp_path):
+    data = write_npz(tmp_path / "few.npz", seed=1)
+    run = Run(tmp_path / "run")
+    with pytest.raises(UsageError, match="fc9"):
+        train(run, [data, "fine_tuning.freeze=[fc9]"])
+    with pytest.raises(InterruptedRunError):
+        train(run, [data], stop_after=1)
+    run.begin_again()
+    assert not run.has_checkpoints
+    with pytest.raises(UsageError, match="begin again with --no-resume"):
+        train(run, [data, "seed=5"])
+    evaluation, _ = train(run, [data, "seed=5"], resume=False)
     assert evaluation is not None
 
 
