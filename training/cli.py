@@ -144,7 +144,7 @@ def evaluate(
         found.require_complete()
         _tell(path, found.evaluation(), as_json=as_json)
         return
-    from training.measure import measure
+    from training.measure import measure, part_in_words
     from zoo.checkout import on_disk
 
     with on_disk(path) as folder:
@@ -157,7 +157,7 @@ def evaluate(
             out=out,
             talk=lambda line: click.echo(line, err=True),
         )
-    _tell(path, evaluation, as_json=as_json)
+    _tell(path, evaluation, as_json=as_json, title=f"On {part_in_words(part)} of {source}")
     if out is not None:
         click.echo(f"Report: {out / 'report.html'}", err=True)
 
@@ -356,7 +356,13 @@ def publish(
         click.echo(str(place))
 
 
-def _tell(path: Path | Url, evaluation: "Evaluation", *, as_json: bool) -> None:
+def _tell(
+    path: Path | Url,
+    evaluation: "Evaluation",
+    *,
+    as_json: bool,
+    title: str = "On the held-out part",
+) -> None:
     if as_json:
         plain = evaluation.model_dump(mode="json")
         click.echo(json.dumps({"run": str(path), **plain}))
@@ -364,7 +370,7 @@ def _tell(path: Path | Url, evaluation: "Evaluation", *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"On the held-out part ({path})")
+    table = Table(title=f"{title} ({path})")
     for column in ("metric", "value", "95 % interval", "images"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, metric in evaluation.metrics.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,21 +51,29 @@ def measure(
     found = predictor.load(path)
     stored = load_data(found, source)
     images = stored.dataset.parts()[part]
+    original = partial(stored.originals, part)
     if not len(images):
         raise DataError(f"The {part} part of {source!r} has no images.")
     talk(f"{len(images):,} images of the {part} part of {stored.dataset.name}")
     if kind == "centre":
         logits_nk = found.logits(images.pixels_nhwc)
     else:
-        logits_nk = found.logits_of_views(map(stored.originals, range(len(images))), kind)
+        logits_nk = found.logits_of_views(map(original, range(len(images))), kind)
     labels = stored.dataset.labels
     evaluation = evaluate(logits_nk, images.class_ids, labels)
     if is_robustness_wanted:
         talk("Robustness")
         evaluation = evaluation.model_copy(update={"robustness": robustness(found, images)})
     if out is not None:
-        _write(out, evaluation, stored, images, logits_nk, f"{path} on {stored.dataset.name}")
+        title = f"{path} on {part_in_words(part)} of {stored.dataset.name}"
+        _write(out, evaluation, labels, images, original, logits_nk, title)
     return evaluation
+
+
+def part_in_words(part: str) -> str:
+    """What a part is called where it is read: "the held-out part" is the test part."""
+    words = {"test": "held-out", "train": "training"}
+    return f"the {words.get(part, part)} part"
 
 
 def load_data(found: Predictor, source: str) -> Stored:
@@ -128,16 +137,15 @@ def robustness(found: Predictor, images: Images) -> dict[str, Metric]:
 def _write(
     out: Path,
     evaluation: Evaluation,
-    stored: Stored,
+    labels: tuple[str, ...],
     images: Images,
+    original: Callable[[int], Pixels],
     logits_nk: Floats,
     title: str,
 ) -> None:
     from training import page
 
     out.mkdir(parents=True, exist_ok=True)
-    labels = stored.dataset.labels
-    original = stored.originals if images is stored.dataset.test else images.pixels_nhwc.__getitem__
     report.confusion(evaluation, labels, out / "confusion.png", title)
     report.reliability(evaluation, out / "reliability.png", title)
     report.mistakes(original, images.class_ids, logits_nk, labels, out / "mistakes.png")

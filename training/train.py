@@ -4,6 +4,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ def train(
     )
     run.write_sample("calibration", inputs, CALIBRATION)
     run.write_sample("validation", centre(parts["validation"], input_.shape), VALIDATION)
-    run.write_holdout(test, stored.originals, stored.dataset.labels)
+    run.write_holdout(test, partial(stored.originals, "test"), stored.dataset.labels)
     pictures(run, evaluation, stored, logits_nk)
     run.write_evaluation(evaluation)
     loop.end()
@@ -228,7 +229,7 @@ def _measure(
         talk(f"Measuring with {recipe.test_time}")
         predictor = Predictor(loop.model, preprocessing, arrays)
         logits_nk = predictor.logits_of_views(
-            (stored.originals(row) for row in range(len(test))), recipe.test_time
+            (stored.originals("test", row) for row in range(len(test))), recipe.test_time
         )
     return evaluate(logits_nk, test.class_ids, stored.dataset.labels), logits_nk
 
@@ -358,7 +359,7 @@ def pictures(run: Run, evaluation: Evaluation, stored: "Stored", logits_nk: "Flo
     )
     report.reliability(evaluation, run.path / "reliability.png", title)
     report.mistakes(
-        stored.originals,
+        partial(stored.originals, "test"),
         stored.dataset.test.class_ids,
         logits_nk,
         labels,

@@ -79,6 +79,37 @@ def test_a_run_measured_again_on_its_own_source_gives_its_own_figures(run, tmp_p
 
 
 @tensorflow
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_views_of_a_part_are_of_that_parts_images(tmp_path, part):
+    """The answers to mirrored crops of an image and to the image are nearly the same."""
+    from training.cli import evaluate
+    from training.measure import measure
+    from training.train import train
+
+    data = tmp_path / "bars"
+    for label, axis in (("row", 0), ("column", 1)):
+        (data / label).mkdir(parents=True)
+        for number in range(60):
+            pixels = RNG.integers(0, 90, (36, 36)).astype(np.uint8)
+            place = [slice(None), slice(None)]
+            place[axis] = slice(12 + number % 4, 20 + number % 4)
+            pixels[tuple(place)] += 150
+            Image.fromarray(pixels).save(data / label / f"{number}.png")
+    bars = Run(tmp_path / "run")
+    steps = "[{kind: resize_shorter_side, size: 34}, {kind: centre_crop, height: 32, width: 32}]"
+    overrides = [
+        f"data={{source: images, data_dir: {data}, validation_fraction: 0.3}}",
+        *(f"preprocessing.pixel_steps={steps}", "epochs=6", "test_time=ten_crop"),
+    ]
+    train(recipes.read("digits_lenet5_modern", overrides), bars)
+    found = measure(bars.path, str(data), part=part, kind="ten_crop", is_robustness_wanted=False)
+    assert found.metrics["accuracy"].value > 0.9
+    arguments = [str(bars.path), str(data), "--part", part, "--no-robustness"]
+    told = CliRunner().invoke(evaluate, arguments).stdout
+    assert ("held-out" in told) == (part == "test")
+
+
+@tensorflow
 def test_a_source_with_other_classes_is_refused_and_other_orders_are_put_right(run, tmp_path):
     from training.data.sources import find
     from training.measure import measure, with_labels

@@ -60,12 +60,13 @@ class Stored:
     Attributes:
         dataset: Its parts as uint8 arrays of one size.
         seen: What was seen of each part.
-        originals: The images of the test part as they came, for people to look at.
+        originals: From a part's name and a row to the image as it came: for people to look at,
+            and for views that show more of it than `dataset` keeps.
     """
 
     dataset: Dataset[Images]
     seen: dict[str, Seen]
-    originals: Callable[[int], Pixels]
+    originals: Callable[[str, int], Pixels]
 
     def sha256(self) -> str:
         """One hash over all images that are used, their order, parts and labels."""
@@ -113,8 +114,10 @@ def store(
             "data.on_corrupt=skip leaves such images out and lists them."
         )
 
-    def original(row: int) -> Pixels:
-        return decoded(dataset.test, int(kept["test"][row]))
+    came = dataset.parts()
+
+    def original(part: str, row: int) -> Pixels:
+        return decoded(came[part], int(kept[part][row]))
 
     sized = Dataset(dataset.name, **parts, labels=dataset.labels)
     return Stored(sized, seen, original)

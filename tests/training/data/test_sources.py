@@ -146,7 +146,7 @@ def sized(dataset, on_corrupt="stop"):
 def test_images_of_any_size_are_kept_at_one(tmp_path, photos):
     stored = sized(sources.find(str(write_folder(tmp_path, photos))).load())
     assert stored.dataset.test.pixels_nhwc.shape == (6, 6, 5, 3)
-    assert stored.originals(2).shape == (10, 9, 3)
+    assert stored.originals("test", 2).shape == (10, 9, 3)
     assert stored.sha256() == sized(sources.find(str(tmp_path)).load()).sha256()
 
 
@@ -164,7 +164,8 @@ def test_a_corrupt_image_stops_the_run_or_is_left_out_and_listed(tmp_path, photo
     assert "2 corrupt images" in " ".join(report.warnings)
     # What is left stays in step with its names and its originals.
     assert stored.seen["test"].names[3] == "test/dog/1.png"
-    assert stored.originals(3).shape == (9, 9, 3)
+    assert stored.originals("test", 3).shape == (9, 9, 3)
+    assert stored.originals("train", 4).shape == (10, 9, 3)
     strict = check("photos", dataset.labels, look(dataset))
     assert "2 corrupt images" in " ".join(strict.problems)
 
