@@ -138,6 +138,11 @@ def _judge(
         first, why = next(iter(corrupt.items()))
         place = warnings if on_corrupt == "skip" else problems
         place.append(f"{len(corrupt)} corrupt images, e.g. {first}: {why}")
+    if len(labels) < 2:
+        problems.append(
+            f"There is one class only, {labels[0]!r}: with nothing to tell it from, every answer is "
+            "right."
+        )
     train, test = parts["train"], parts["test"]
     problems += [
         f"The {part} part has no images." for part in ("train", "test") if not parts[part].images

@@ -3,7 +3,8 @@
     train/cat/001.jpg   test/cat/002.jpg        parts, then classes
     cat/001.jpg   dog/002.png                   classes alone; the source splits them
 
-Anything above these (`cifar10/train/...`) is passed over. Nothing is unpacked onto the disk.
+Anything above these (`cifar10/train/...`) is passed over. An image that fits into neither form is an
+error, since either guess would make wrong classes. Nothing is unpacked onto the disk.
 """
 
 import tarfile
@@ -42,7 +43,8 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         classes alone), in the order of their names, and the class names in alphabetical order.
 
     Raises:
-        DataError: no such file, no archive, or nothing in it that looks like class folders.
+        DataError: no such file, no archive, nothing in it that looks like class folders, or images
+            that lie beside them; names these.
     """
     names, read = _open(path)
     chosen = _images(names)
@@ -55,7 +57,7 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
             + "; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE "
             f"({', '.join(SUFFIXES)})."
         )
-    part_of, class_of = _places(found)
+    part_of, class_of = _places(path, found)
     labels = tuple(sorted(set(class_of)))
     class_ids = {label: number for number, label in enumerate(labels)}
     parts = {}
@@ -96,21 +98,55 @@ def _images(names: Iterable[str]) -> list[str]:
     )
 
 
-def _places(found: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:
-    """The part and the class of each path."""
+def _places(path: Path, found: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:
+    """The part and the class of each image.
+
+    Raises:
+        DataError: there are images that lie in no class folder; names them.
+    """
     top = 0
-    while (
-        len({parts[top] for parts in found}) == 1
-        and all(len(parts) > top + 2 for parts in found)
-        and found[0][top].lower() not in PARTS
-    ):
+    while len({parts[top] for parts in found}) == 1 and found[0][top].lower() not in PARTS:
+        below = {parts[top + 1] for parts in found if len(parts) > top + 2}
+        loose = [parts for parts in found if len(parts) <= top + 2]
+        if loose and len(below) > 1:
+            above = "/".join(found[0][: top + 1])
+            raise DataError(
+                f"{path} has the folders {_listed(sorted(below))} in {above}; "
+                f"{_beside(loose)} beside them, in no class folder."
+            )
+        if loose:
+            break
         top += 1
-    if all(parts[top].lower() in PARTS and len(parts) > top + 2 for parts in found):
+    tops = {parts[top] for parts in found}
+    of_parts = sorted(
+        {parts[top] for parts in found if parts[top].lower() in PARTS and len(parts) > top + 2}
+    )
+    if of_parts:
+        fits = [parts[top] in of_parts and len(parts) > top + 2 for parts in found]
+        loose = [parts for parts, fit in zip(found, fits, strict=True) if not fit]
+        if loose:
+            raise DataError(
+                f"{path} has class folders in {_listed(of_parts)}; {_beside(loose)} in none of them."
+            )
         return (
             [PARTS[parts[top].lower()] for parts in found],
             [parts[top + 1] for parts in found],
         )
+    if all(name.lower() in PARTS for name in tops):
+        raise DataError(
+            f"{path} has images, but no class folders in {_listed(sorted(tops))}; expected "
+            f"{min(tops)}/CLASS/IMAGE."
+        )
     return [""] * len(found), [parts[top] for parts in found]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _beside(loose: list[tuple[str, ...]]) -> str:
+    names = ["/".join(parts) for parts in loose]
+    return f"{_listed(names)} {'lies' if len(names) == 1 else 'lie'}"
 
 
 def _open(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:

@@ -116,6 +116,47 @@ def test_a_folder_without_class_folders_is_explained(tmp_path, files, words):
         tree.load(write_folder(tmp_path, files))
 
 
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize(
+    ("stray", "words"),
+    [
+        ("train/preview.png", r"in test, train; \S*train/preview\.png lies in none"),
+        ("docs/screenshot.png", r"in test, train; \S*docs/screenshot\.png lies in none"),
+        ("docs/shots/a.png", r"in test, train; \S*docs/shots/a\.png lies in none"),
+    ],
+)
+def test_images_beside_the_class_folders_of_parts_are_named(tmp_path, photos, form, stray, words):
+    photos[stray] = photos["train/cat/0.png"]
+    with pytest.raises(DataError, match=words):
+        tree.load(WRITERS[form](tmp_path, photos))
+
+
+def test_images_beside_class_folders_are_named(tmp_path, photos):
+    classes = {f"photos/{name[6:]}": data for name, data in photos.items() if "train" in name}
+    classes["photos/cover.png"] = photos["train/cat/0.png"]
+    with pytest.raises(DataError, match=r"cat, dog in photos; photos/cover\.png lies beside"):
+        tree.load(write_folder(tmp_path, classes))
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path, photos):
+    loose = {
+        f"{name[:5].strip('/')}/{number}.png": photos[name] for number, name in enumerate(photos)
+    }
+    with pytest.raises(DataError, match=r"no class folders in test, train; expected test/CLASS"):
+        tree.load(write_folder(tmp_path, loose))
+
+
+def test_a_class_may_be_called_like_a_part_and_have_folders_below(tmp_path, photos):
+    files = {"train/0.png": b"x", "car/1.png": b"x", "bus/red/2.png": b"x", "bus/blue/3.png": b"x"}
+    assert tree.load(write_folder(tmp_path, files))[1] == ("bus", "car", "train")
+
+
+def test_one_class_only_is_a_problem(tmp_path, photos):
+    files = {f"cat/{number}.png": data for number, data in enumerate(photos.values())}
+    problems = report_of(sources.find(str(write_folder(tmp_path, files))).load()).problems
+    assert any("one class only, 'cat'" in each for each in problems)
+
+
 def test_what_is_no_archive_and_what_is_not_there_is_named(tmp_path):
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
     with pytest.raises(DataError, match="no folder, zip or tar"):
