@@ -234,7 +234,11 @@ def check_data(source: str, as_json: bool) -> None:
     chosen = recipes.read(source).data if is_recipe else sources.find(source)
     dataset = chosen.load()
     report = check.check(
-        dataset.name, dataset.labels, store.look(dataset), on_corrupt=chosen.on_corrupt
+        dataset.name,
+        dataset.labels,
+        store.look(dataset),
+        on_corrupt=chosen.on_corrupt,
+        notes=dataset.notes,
     )
     if as_json:
         click.echo(report.model_dump_json())

@@ -178,7 +178,13 @@ def prepare_data(
     )
     if resume:
         check_begun(run, recipe, stored)
-    report = check(dataset.name, dataset.labels, stored.seen, on_corrupt=recipe.data.on_corrupt)
+    report = check(
+        dataset.name,
+        dataset.labels,
+        stored.seen,
+        on_corrupt=recipe.data.on_corrupt,
+        notes=dataset.notes,
+    )
     run.write_data_report(report)
     for warning in report.warnings:
         talk(f"Warning: {warning}")

@@ -68,7 +68,12 @@ class DataReport(Frozen):
 
 
 def check(
-    name: str, labels: Sequence[str], seen: Mapping[str, Seen], *, on_corrupt: str = "stop"
+    name: str,
+    labels: Sequence[str],
+    seen: Mapping[str, Seen],
+    *,
+    on_corrupt: str = "stop",
+    notes: Sequence[str] = (),
 ) -> DataReport:
     """Reports on a data set.
 
@@ -77,11 +82,13 @@ def check(
         labels: The class names.
         seen: What was seen of each part ("train", "validation", "test").
         on_corrupt: With "skip", corrupt images are warned of and are no problem.
+        notes: What the source left out; they become warnings.
     """
     parts = {part: _part(each, labels) for part, each in seen.items()}
     leaked = _leaked(seen)
     near, near_images = _near_duplicates(seen)
     problems, warnings = _judge(parts, labels, on_corrupt=on_corrupt)
+    warnings += notes
     if leaked:
         warnings.append(
             f"{len(leaked)} of {parts['test'].images:,} test images are also in the training or "

@@ -115,6 +115,7 @@ class Dataset(Generic[P]):
         validation: Measured after each epoch; decides nothing that `test` then judges.
         test: Held out until the end.
         labels: The name of each class id.
+        notes: What the source left out, for the report.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Dataset(Generic[P]):
     validation: P
     test: P
     labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def parts(self) -> "dict[str, P]":
         """The three parts by name."""

@@ -123,7 +123,7 @@ class ImagesSource(Source):
     def _load(self) -> AnyDataset:
         from training.data import tree
 
-        found, labels = tree.load(self.data_dir)
+        found, labels, notes = tree.load(self.data_dir)
         rest = found.get("train", found.get(""))
         if rest is None:
             raise DataError(f"{self.data_dir} has the parts {', '.join(found)}, but no train.")
@@ -136,7 +136,7 @@ class ImagesSource(Source):
             rest, test = split_by_content(rest, self.test_fraction, "images/test")
         if validation is None:
             rest, validation = split_by_content(rest, self.validation_fraction, "images/validation")
-        return Dataset(self.data_dir.stem, rest, validation, test, labels)
+        return Dataset(self.data_dir.stem, rest, validation, test, labels, notes)
 
 
 class CifarSource(Source):

@@ -119,7 +119,7 @@ def store(
     def original(part: str, row: int) -> Pixels:
         return decoded(came[part], int(kept[part][row]))
 
-    sized = Dataset(dataset.name, **parts, labels=dataset.labels)
+    sized = Dataset(dataset.name, **parts, labels=dataset.labels, notes=dataset.notes)
     return Stored(sized, seen, original)
 
 

@@ -11,8 +11,10 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,21 +34,33 @@ PARTS = {
 MOST_FILE_BYTES = 64 << 20
 
 
-def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+class Tree(NamedTuple):
+    """What was found.
+
+    Attributes:
+        parts: The files of each part ("train", "validation", "test"; all under "" when the folders
+            name classes alone), in the order of their names.
+        labels: The class names in alphabetical order.
+        notes: What was left out: folders without an image, files of other kinds.
+    """
+
+    parts: dict[str, Files]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load(path: Path) -> Tree:
     """Finds the images below a folder or in an archive.
 
     Args:
         path: A folder, or a .zip, .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz file.
-
-    Returns:
-        The files of each part ("train", "validation", "test"; all under "" when the folders name
-        classes alone), in the order of their names, and the class names in alphabetical order.
 
     Raises:
         DataError: no such file, no archive, nothing in it that looks like class folders, or images
             that lie beside them; names these.
     """
     names, read = _open(path)
+    names = list(names)
     chosen = _images(names)
     found = [PurePosixPath(name).parts for name in chosen]
     if not found or any(len(parts) < 2 for parts in found):
@@ -57,7 +71,7 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
             + "; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE "
             f"({', '.join(SUFFIXES)})."
         )
-    part_of, class_of = _places(path, found)
+    part_of, class_of, depth = _places(path, found)
     labels = tuple(sorted(set(class_of)))
     class_ids = {label: number for number, label in enumerate(labels)}
     parts = {}
@@ -68,7 +82,7 @@ def load(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
             np.array([class_ids[class_of[row]] for row in rows], dtype=np.int64),
             read,
         )
-    return parts, labels
+    return Tree(parts, labels, _notes(names, chosen, depth=depth))
 
 
 def load_unlabelled(path: Path) -> Files:
@@ -93,13 +107,49 @@ def _images(names: Iterable[str]) -> list[str]:
     return sorted(
         name
         for name in names
-        if PurePosixPath(name).suffix.lower() in SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+        if not name.endswith("/")
+        and PurePosixPath(name).suffix.lower() in SUFFIXES
+        and not _is_hidden(name)
     )
 
 
-def _places(path: Path, found: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:
-    """The part and the class of each image.
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _notes(names: list[str], chosen: list[str], *, depth: int) -> tuple[str, ...]:
+    """What is in class folders, or in their places, and is not read.
+
+    Args:
+        names: Of all files and folders.
+        chosen: Of images.
+        depth: How many folders a class folder lies in.
+    """
+    notes: list[str] = []
+    read = {PurePosixPath(name).parts[: depth + 1] for name in chosen}
+    above = {folder[:depth] for folder in read}
+    empty: set[str] = set()
+    suffixes: Counter[str] = Counter()
+    for name in names:
+        parts = PurePosixPath(name).parts
+        folders = parts if name.endswith("/") else parts[:-1]
+        if _is_hidden(name) or len(folders) <= depth or folders[:depth] not in above:
+            continue
+        if folders[: depth + 1] not in read:
+            empty.add("/".join(folders[: depth + 1]))
+        suffix = PurePosixPath(name).suffix.lower()
+        if not name.endswith("/") and suffix not in SUFFIXES:
+            suffixes[suffix or "without a suffix"] += 1
+    if empty:
+        notes.append(f"Folders without an image that can be read: {_listed(sorted(empty))}.")
+    if suffixes:
+        left_out = _listed([f"{number:,} {suffix}" for suffix, number in suffixes.most_common()])
+        notes.append(f"Files left out: {left_out}; images are {', '.join(SUFFIXES)}.")
+    return tuple(notes)
+
+
+def _places(path: Path, found: list[tuple[str, ...]]) -> tuple[list[str], list[str], int]:
+    """The part and the class of each image, and how many folders a class folder lies in.
 
     Raises:
         DataError: there are images that lie in no class folder; names them.
@@ -131,13 +181,14 @@ def _places(path: Path, found: list[tuple[str, ...]]) -> tuple[list[str], list[s
         return (
             [PARTS[parts[top].lower()] for parts in found],
             [parts[top + 1] for parts in found],
+            top + 1,
         )
     if all(name.lower() in PARTS for name in tops):
         raise DataError(
             f"{path} has images, but no class folders in {_listed(sorted(tops))}; expected "
             f"{min(tops)}/CLASS/IMAGE."
         )
-    return [""] * len(found), [parts[top] for parts in found]
+    return [""] * len(found), [parts[top] for parts in found], top
 
 
 def _listed(names: list[str]) -> str:
@@ -165,7 +216,7 @@ def _open(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
 
 
 def _open_folder(folder: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = list(_below(folder))
 
     def read(name: str) -> bytes:
         try:
@@ -174,6 +225,28 @@ def _open_folder(folder: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
             raise DataError(f"{name} cannot be read: {error.strerror}.") from error
 
     return names, read
+
+
+def _below(folder: Path, prefix: str = "", above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """Names of all files and, with "/" at the end, folders; links are followed.
+
+    A link to a folder that it lies in would never end, so it is passed over.
+    """
+    here = folder.resolve()
+    if here in above:
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir():
+            yield f"{name}/"
+            yield from _below(entry, f"{name}/", (*above, here))
+        elif entry.is_file() or entry.is_symlink():
+            # A link to nothing is an image that cannot be read, and is told as one.
+            yield name
 
 
 def _open_zip(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
@@ -192,16 +265,18 @@ def _open_zip(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
             raise DataError(f"{name} in {path.name} is damaged: {error}.") from error
 
-    return [each.filename for each in archive.infolist() if not each.is_dir()], read
+    # A zip marks its folders with "/" at the end, as names do here.
+    return archive.namelist(), read
 
 
 def _open_tar(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
     """Places in an uncompressed tar are read directly; a compressed one is read once, whole."""
     try:
         with tarfile.open(path, "r:") as archive:
-            places = {each.name: (each.offset_data, each.size) for each in archive if each.isfile()}
+            members = archive.getmembers()
     except tarfile.ReadError:
         return _unpack(path)
+    places = {each.name: (each.offset_data, each.size) for each in members if each.isfile()}
 
     def read(name: str) -> bytes:
         offset, size = places[name]
@@ -212,14 +287,25 @@ def _open_tar(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
             raise DataError(f"{name} in {path.name} is truncated.")
         return data
 
-    return places, read
+    return _names(members), read
+
+
+def _names(members: list[tarfile.TarInfo]) -> list[str]:
+    """A tar's files and folders; of other kinds there are no images."""
+    return [
+        f"{each.name}/" if each.isdir() else each.name
+        for each in members
+        if each.isdir() or each.isfile()
+    ]
 
 
 def _unpack(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
     contents: dict[str, bytes] = {}
+    members: list[tarfile.TarInfo] = []
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
+                members.append(member)
                 if member.isfile() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
                     if member.size > MOST_FILE_BYTES:
                         raise DataError(f"{member.name} has more than {MOST_FILE_BYTES:,} bytes.")
@@ -227,4 +313,4 @@ def _unpack(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
                     contents[member.name] = file.read() if file is not None else b""
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}.") from error
-    return contents, contents.__getitem__
+    return _names(members), contents.__getitem__

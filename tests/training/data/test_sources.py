@@ -75,7 +75,8 @@ WRITERS = {
 @pytest.mark.parametrize("form", WRITERS)
 def test_class_folders_are_the_same_in_a_folder_a_zip_and_a_tar(tmp_path, photos, form):
     path = WRITERS[form](tmp_path, photos)
-    parts, labels = tree.load(path)
+    parts, labels, notes = tree.load(path)
+    assert notes == ()
     assert labels == ("cat", "dog")
     assert set(parts) == {"train", "test"}
     train = parts["train"]
@@ -157,6 +158,37 @@ def test_one_class_only_is_a_problem(tmp_path, photos):
     assert any("one class only, 'cat'" in each for each in problems)
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_what_is_left_out_is_told(tmp_path, photos, form):
+    photos |= {f"train/newt/{number}.gif": b"GIF89a" for number in range(3)}
+    photos |= {"train/cat/notes.txt": b"x", "train/.git/config": b"x", "README.md": b"x"}
+    path = WRITERS[form](tmp_path, photos)
+    dataset = sources.find(str(path)).load()
+    assert dataset.labels == ("cat", "dog")
+    words = " ".join(report_of(dataset).warnings)
+    assert "without an image that can be read:" in words
+    assert "train/newt." in words
+    assert "left out: 3 .gif, 1 .txt; images are .jpg" in words
+
+
+def test_folders_are_told_when_they_are_empty_and_links_are_followed_but_never_in_circles(
+    tmp_path, photos
+):
+    place = write_folder(tmp_path / "photos", photos)
+    (place / "train" / "eel").mkdir()
+    elsewhere = write_folder(tmp_path / "elsewhere", {"a.png": photos["train/cat/0.png"]})
+    (place / "train" / "fox").symlink_to(elsewhere)
+    (place / "train" / "cat" / "round").symlink_to(place)
+    (place / "train" / "dog" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    found = tree.load(place)
+    assert found.labels == ("cat", "dog", "fox")
+    assert found.notes == ("Folders without an image that can be read: train/eel.",)
+    train = found.parts["train"]
+    assert train.read("train/fox/a.png") == photos["train/cat/0.png"]
+    with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
+        train.read("train/dog/gone.png")
+
+
 def test_what_is_no_archive_and_what_is_not_there_is_named(tmp_path):
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
     with pytest.raises(DataError, match="no folder, zip or tar"):
@@ -222,7 +254,7 @@ def images(pixels, ids):
 
 
 def report_of(dataset):
-    return check(dataset.name, dataset.labels, look(dataset))
+    return check(dataset.name, dataset.labels, look(dataset), notes=dataset.notes)
 
 
 def test_duplicates_leakage_and_near_duplicates_are_found():
