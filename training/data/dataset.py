@@ -102,6 +102,11 @@ class Files:
         return tuple(hashlib.sha256(self.read(name)).hexdigest() for name in self.names)
 
 
+def shown(name: str) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 P = TypeVar("P", Images, Files)
 
 
@@ -130,11 +135,19 @@ class Dataset(Generic[P]):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def __post_init__(self) -> None:
-        """Checks the class ids.
+        """Checks the class names and ids.
 
         Raises:
-            DataError: a part has no images, or an id that no label stands for.
+            DataError: a part has no images, or an id that no label stands for, or a label cannot
+                be a line of text.
         """
+        for label in self.labels:
+            # Published labels are a file with one a line.
+            if label.splitlines() != [label] or shown(label) != label:
+                raise DataError(
+                    f"{self.name!r} has a class named {shown(label)!r}; a class name is one "
+                    "line of UTF-8 text. Rename it."
+                )
         for part, images in (("train", self.train), ("test", self.test)):
             if not len(images):
                 raise DataError(f"The {part} part of {self.name!r} has no images.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from training.data.dataset import Dataset, Files, Images, split_by_content
+from training.data.dataset import Dataset, Files, Images, shown, split_by_content
 from zoo.errors import DataError, UsageError
 from zoo.frozen import Frozen
 from zoo.suggest import unknown
@@ -47,6 +47,7 @@ class Source(Frozen, abc.ABC):
             UsageError: a class that is not there.
         """
         dataset = self._load()
+        dataset = replace(dataset, name=shown(dataset.name))
         if self.classes:
             dataset = _only(dataset, self.classes)
         if self.one_against_rest is not None:

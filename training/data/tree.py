@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.data.dataset import Files
+from training.data.dataset import Files, Ids, shown
 from zoo.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -77,8 +77,8 @@ def load(path: Path) -> Tree:
     parts = {}
     for part in sorted(set(part_of)):
         rows = [row for row, each in enumerate(part_of) if each == part]
-        parts[part] = Files(
-            tuple(chosen[row] for row in rows),
+        parts[part] = _files(
+            [chosen[row] for row in rows],
             np.array([class_ids[class_of[row]] for row in rows], dtype=np.int64),
             read,
         )
@@ -100,7 +100,13 @@ def load_unlabelled(path: Path) -> Files:
     chosen = _images(names)
     if not chosen:
         raise DataError(f"{path} has no images ({', '.join(SUFFIXES)}).")
-    return Files(tuple(chosen), np.zeros(len(chosen), np.int64), read)
+    return _files(chosen, np.zeros(len(chosen), np.int64), read)
+
+
+def _files(names: list[str], class_ids: Ids, read: Callable[[str], bytes]) -> Files:
+    """Files under names that reports can hold, whatever bytes the system's names are."""
+    real = {shown(name): name for name in names}
+    return Files(tuple(real), class_ids, lambda name: read(real[name]))
 
 
 def _images(names: Iterable[str]) -> list[str]:
@@ -136,8 +142,8 @@ def _notes(names: list[str], chosen: list[str], *, depth: int) -> tuple[str, ...
         if _is_hidden(name) or len(folders) <= depth or folders[:depth] not in above:
             continue
         if folders[: depth + 1] not in read:
-            empty.add("/".join(folders[: depth + 1]))
-        suffix = PurePosixPath(name).suffix.lower()
+            empty.add(shown("/".join(folders[: depth + 1])))
+        suffix = shown(PurePosixPath(name).suffix.lower())
         if not name.endswith("/") and suffix not in SUFFIXES:
             suffixes[suffix or "without a suffix"] += 1
     if empty:
@@ -196,7 +202,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _beside(loose: list[tuple[str, ...]]) -> str:
-    names = ["/".join(parts) for parts in loose]
+    names = [shown("/".join(parts)) for parts in loose]
     return f"{_listed(names)} {'lies' if len(names) == 1 else 'lie'}"
 
 
@@ -222,7 +228,7 @@ def _open_folder(folder: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{shown(name)} cannot be read: {error.strerror}.") from error
 
     return names, read
 
@@ -252,7 +258,7 @@ def _below(folder: Path, prefix: str = "", above: tuple[Path, ...] = ()) -> Iter
 def _open_zip(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a zip: {error}.") from error
     lock = threading.Lock()
 
@@ -284,7 +290,7 @@ def _open_tar(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
             file.seek(offset)
             data = file.read(size)
         if len(data) != size:
-            raise DataError(f"{name} in {path.name} is truncated.")
+            raise DataError(f"{shown(name)} in {path.name} is truncated.")
         return data
 
     return _names(members), read
@@ -308,7 +314,9 @@ def _unpack(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
                 members.append(member)
                 if member.isfile() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
                     if member.size > MOST_FILE_BYTES:
-                        raise DataError(f"{member.name} has more than {MOST_FILE_BYTES:,} bytes.")
+                        raise DataError(
+                            f"{shown(member.name)} has more than {MOST_FILE_BYTES:,} bytes."
+                        )
                     file = archive.extractfile(member)
                     contents[member.name] = file.read() if file is not None else b""
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -187,6 +188,32 @@ def test_folders_are_told_when_they_are_empty_and_links_are_followed_but_never_i
     assert train.read("train/fox/a.png") == photos["train/cat/0.png"]
     with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
         train.read("train/dog/gone.png")
+
+
+def test_file_names_that_are_no_utf8_are_shown_escaped_and_such_class_names_are_refused(
+    tmp_path, photos
+):
+    place = write_folder(tmp_path / "photos", photos)
+    for number, name in enumerate((b"\xe9.png", b"\xe9 bad.png")):
+        data = b"no image" if number else photos["train/cat/0.png"]
+        (place / "test" / "cat" / os.fsdecode(name)).write_bytes(data)
+    dataset = sources.find(str(place)).load()
+    report = check("photos", dataset.labels, look(dataset), on_corrupt="skip")
+    assert r"test/cat/\\xe9 bad.png" in report.model_dump_json()
+    assert set(report.parts["test"].corrupt) == {r"test/cat/\xe9 bad.png"}
+    assert dataset.test.read(r"test/cat/\xe9.png") == photos["train/cat/0.png"]
+    (place / "train" / "cat").rename(place / "train" / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match=r"a class named 'caf\\\\xe9'; .* Rename it"):
+        sources.find(str(place)).load()
+    renamed = (tmp_path / "photos").rename(tmp_path / os.fsdecode(b"\xe9"))
+    (renamed / "train" / os.fsdecode(b"caf\xe9")).rename(renamed / "train" / "cat")
+    assert sources.ImagesSource(data_dir=renamed).load().name == r"\xe9"
+
+
+def test_class_names_of_several_lines_are_refused(tmp_path, photos):
+    files = {name.replace("cat", "c\nt"): data for name, data in photos.items()}
+    with pytest.raises(DataError, match=r"a class named 'c\\nt'"):
+        sources.find(str(write_folder(tmp_path, files))).load()
 
 
 def test_what_is_no_archive_and_what_is_not_there_is_named(tmp_path):
