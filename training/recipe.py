@@ -4,9 +4,9 @@ A recipe is a YAML file (`training/recipes/`, or any path), one experiment each.
 command line (`optimizer.learning_rate=0.05`) take the place of the file's.
 """
 
-import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +25,9 @@ from zoo.suggest import unknown
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
+
+
+POINTLESS = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?[0-9]*\.[0-9]+[eE][0-9]+")
 
 
 class ModelChoice(Frozen):
@@ -364,10 +367,9 @@ def parse_override(override: str) -> tuple[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"The value in {override!r} is not valid: {error}") from error
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text, since its numbers need a point.
-        with contextlib.suppress(ValueError):
-            value = float(value)
+    # YAML 1.1 reads 1e-3 as text, since its numbers need a point. What is quoted is meant as text.
+    if isinstance(value, str) and POINTLESS.fullmatch(text.strip()):
+        value = float(value)
     return key, value
 
 

@@ -59,6 +59,25 @@ def test_overrides_take_the_place_of_the_files_values():
     assert recipe.epochs == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("1e-3", 0.001), ("-2E5", -200000.0), ("1.5e3", 1500.0), (".5e2", 50.0), ("8", 8)),
+        *(('"8"', "8"), ("'1e-3'", "1e-3"), ("nan", "nan"), ("infinity", "infinity")),
+        *(("1_0", 10), ("one", "one"), ("8e", "8e")),
+    ],
+)
+def test_quoted_values_are_text_and_numbers_need_no_point(text, value):
+    found = recipes.parse_override(f"key={text}")[1]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_class_whose_name_is_a_number_can_be_chosen():
+    recipe = recipes.read("digits_lenet5_modern", ['data.one_against_rest="8"'])
+    assert recipe.data.one_against_rest == "8"
+
+
 def test_the_hash_knows_every_value_but_not_where_the_data_lies(tmp_path):
     plain = recipes.read("mnist_lenet5_modern")
     assert plain.sha256() == recipes.read("mnist_lenet5_modern", (), tmp_path).sha256()
