@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from training.data.augment import Augmentation
 from training.data.sources import DataSource
@@ -104,8 +104,18 @@ class Staircase(Frozen):
     """The optimizer's rate times `factors[i]` from `epochs[i]` on (epochs count from 0)."""
 
     kind: Literal["staircase"] = "staircase"
-    epochs: tuple[int, ...]
+    epochs: tuple[Annotated[int, Field(ge=0)], ...]
     factors: tuple[Positive, ...]
+
+    @model_validator(mode="after")
+    def _has_a_factor_for_each_epoch(self) -> Self:
+        if len(self.epochs) != len(self.factors):
+            raise ValueError(
+                f"{len(self.epochs)} epochs need as many factors; there are {len(self.factors)}"
+            )
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError("epochs must rise")
+        return self
 
 
 class Step(Frozen):
@@ -236,6 +246,17 @@ class Recipe(Frozen):
     test_time: Literal["centre", "ten_crop", "multi_crop", "dense"] = "centre"
     seed: int = Field(default=1, ge=0)
     publish_as: str = ""
+
+    @field_validator("input")
+    @classmethod
+    def _has_the_colours_channels(cls, value: ImageInput | None) -> ImageInput | None:
+        # Here and not in ImageInput: published versions must stay readable whatever they say.
+        if value is not None and value.channels != (1 if value.colour == "gray" else 3):
+            raise ValueError(
+                f"channels: {value.channels} does not go with colour: {value.colour}; gray has 1 "
+                "channel, rgb and bgr have 3"
+            )
+        return value
 
     def sha256(self) -> str:
         """The recipe's hash: equal recipes have equal hashes, wherever their data lies."""

@@ -13,6 +13,7 @@ import zoo
 from training import baseline
 from training.data import views
 from training.data.check import check
+from training.data.fit import check as check_numbers
 from training.data.fit import fit
 from training.data.pipeline import centre, stored_steps
 from training.data.store import Stored, store
@@ -112,6 +113,7 @@ def _prepare_and_fit(
         input_steps=recipe.preprocessing.input_steps,
     )
     views.check(steps, recipe.test_time)
+    check_numbers(steps)
     stored = prepare_data(recipe, steps, run, talk, resume=resume)
     dataset = stored.dataset
     preprocessing, arrays = fit(steps, centre(dataset.train, input_.shape))

@@ -12,11 +12,11 @@ Array names: n image, h row, w column, c channel.
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoo.errors import ImageError, UsageError
 from zoo.frozen import Frozen
@@ -103,7 +103,13 @@ class Standardise(Frozen):
 
     kind: Literal["standardise"] = "standardise"
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_both_or_neither(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together, or neither is, and both are fitted")
+        return self
 
 
 class SubtractMeanPixel(Frozen):

@@ -32,6 +32,21 @@ def test_every_bundled_recipe_is_valid_and_its_header_tells_what_to_expect():
         (["epochs=0"], ("epochs", "greater than or equal to 1")),
         (["epochs"], ("key=value",)),
         (["epochs.much=3"], ("'epochs'", "value")),
+        (["schedule={kind: staircase, epochs: [1, 2], factors: [0.1]}"], ("2 epochs need", "1")),
+        (["schedule={kind: staircase, epochs: [2, 1], factors: [1, 2]}"], ("epochs must rise",)),
+        (["input={height: 32, width: 32, channels: 1}"], ("channels: 1", "colour: rgb", "gray")),
+        (
+            ["input={height: 32, width: 32, channels: 3, colour: gray}"],
+            ("channels: 3", "colour: gray"),
+        ),
+        (
+            ["preprocessing.input_steps=[{kind: standardise, mean: [1]}]"],
+            ("input_steps", "mean and std are given together"),
+        ),
+        (
+            ["preprocessing.input_steps=[{kind: standardise, mean: [1], std: [0]}]"],
+            ("std", "greater than 0"),
+        ),
     ],
 )
 def test_a_wrong_override_names_what_exists(overrides, words):

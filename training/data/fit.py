@@ -28,6 +28,24 @@ BLOCK = 512
 MOST_WHITENED = 10_000
 
 
+def check(preprocessing: Preprocessing) -> None:
+    """Refuses given numbers that are not one, or one a channel.
+
+    Raises:
+        UsageError: they are not; names the step and the input's channels.
+    """
+    channels = preprocessing.input.channels
+    for step in preprocessing.input_steps:
+        for name in ("mean", "std"):
+            given = getattr(step, name, None)
+            if isinstance(given, tuple) and len(given) not in (1, channels):
+                raise UsageError(
+                    f"The step {step.kind!r} has {len(given)} values for {name}; the input has "
+                    f"{channels} {'channel' if channels == 1 else 'channels'} "
+                    f"({preprocessing.input.colour})."
+                )
+
+
 def fit(preprocessing: Preprocessing, train: Images) -> tuple[Preprocessing, dict[str, Floats]]:
     """Gives each step that has no numbers those of the training part, one after another.
 
@@ -47,8 +65,9 @@ def fit(preprocessing: Preprocessing, train: Images) -> tuple[Preprocessing, dic
         match step:
             case Standardise(mean=None):
                 mean, std = _channel_moments(train, steps, arrays)
-                given = step.std or tuple(map(float, std))
-                fitted: InputStep = Standardise(mean=tuple(map(float, mean)), std=given)
+                fitted: InputStep = Standardise(
+                    mean=tuple(map(float, mean)), std=tuple(map(float, std))
+                )
             case SubtractMeanPixel(mean=None):
                 mean, _ = _channel_moments(train, steps, arrays)
                 fitted = SubtractMeanPixel(mean=tuple(map(float, mean)))

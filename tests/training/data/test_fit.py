@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from training.data.dataset import Images
-from training.data.fit import colour_axes, fit, whitening
+from training.data.fit import check, colour_axes, fit, whitening
 from zoo.errors import UsageError
 from zoo.preprocess import (
     Preprocessing,
@@ -32,8 +32,23 @@ def train():
 def preprocessing(*steps, shape=(4, 5, 3)):
     height, width, channels = shape
     return Preprocessing(
-        input=ImageInput(height=height, width=width, channels=channels), input_steps=steps
+        input=ImageInput(
+            height=height,
+            width=width,
+            channels=channels,
+            colour="gray" if channels == 1 else "rgb",
+        ),
+        input_steps=steps,
     )
+
+
+@pytest.mark.parametrize(
+    "step", [Standardise(mean=(1, 2, 3), std=(1,)), SubtractMeanPixel(mean=(1, 2, 3))]
+)
+def test_numbers_are_one_or_one_a_channel(step):
+    check(preprocessing(step))
+    with pytest.raises(UsageError, match=r"has 3 values for mean; the input has 1 channel \(gray"):
+        check(preprocessing(step, shape=(4, 5, 1)))
 
 
 def fitted_inputs(train, *steps):
