@@ -356,9 +356,27 @@ def validate(settings: Mapping[str, Any], name: str) -> Recipe:
         UsageError: names the first fault, and what exists when a key is unknown.
     """
     try:
-        return Recipe.model_validate(settings)
+        return Recipe.model_validate(_with_kinds(settings))
     except ValidationError as error:
         raise UsageError(f"Recipe {name!r}: {_explain(error)}") from error
+
+
+def _with_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose groups say which kind they are of, where the default's kind has all their keys.
+
+    `optimizer.learning_rate=0.01` means the same whether the recipe's file names its optimizer, or
+    leaves it at the default.
+    """
+    found = dict(settings)
+    for name, field in Recipe.model_fields.items():
+        group, default = found.get(name), field.default
+        if (
+            isinstance(group, Mapping)
+            and hasattr(default, "kind")
+            and set(group) <= set(type(default).model_fields) - {"kind"}
+        ):
+            found[name] = {"kind": default.kind, **group}
+    return found
 
 
 def _read_yaml(name: str) -> dict[str, Any]:
@@ -426,8 +444,25 @@ def _explain(error: ValidationError) -> str:
             return unknown(context["discriminator"].strip("'"), str(context["tag"]), tags) + (
                 f" (in {'.'.join(where)})"
             )
+        case "union_tag_not_found":
+            return _without_a_kind(where, fault["ctx"]["discriminator"].strip("'"), fault["input"])
         case _:
             return f"{'.'.join(where)}: {fault['msg']} (found {fault['input']!r})"
+
+
+def _without_a_kind(where: list[str], tag: str, group: Any) -> str:
+    """What to say of a group that is one of several kinds, and does not say which."""
+    place = ".".join(where)
+    members = _step_into(Recipe, where[0]) if len(where) == 1 else ()
+    kinds = {each.model_fields[tag].default: set(each.model_fields) for each in members}
+    given = list(group) if isinstance(group, Mapping) else []
+    fits = [kind for kind, keys in kinds.items() if given and set(given) <= keys]
+    if fits:
+        return (
+            f"{place} says no {tag}; {', '.join(given)} belongs to {', '.join(fits)}: "
+            f"add e.g. {place}.{tag}={fits[0]}"
+        )
+    return f"{place} says no {tag}" + (f"; there are {', '.join(kinds)}" if kinds else "")
 
 
 def _keys_at(where: list[str]) -> list[str]:

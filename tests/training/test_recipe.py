@@ -88,6 +88,39 @@ def test_quoted_values_are_text_and_numbers_need_no_point(text, value):
     assert type(found) is type(value)
 
 
+@pytest.fixture
+def bare(tmp_path):
+    """A recipe that leaves its optimizer, schedule and loss at their defaults."""
+    path = tmp_path / "bare.yaml"
+    path.write_text("model: {name: lenet5_modern}\ndata: {source: digits}\nepochs: 1\n")
+    return str(path)
+
+
+def test_overrides_go_into_a_default_that_has_them(bare):
+    recipe = recipes.read(bare, ["optimizer.learning_rate=0.5", "loss.label_smoothing=0.1"])
+    assert recipe.optimizer == recipes.Adam(learning_rate=0.5)
+    assert recipe.loss == recipes.CrossEntropy(label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "optimizer.momentum=0.9",
+            "optimizer says no kind; momentum belongs to sgd: add e.g. optimizer.kind=sgd",
+        ),
+        ("schedule.every_epochs=2", "schedule says no kind; every_epochs belongs to step: "),
+        ("optimizer.momentun=0.9", "optimizer says no kind; there are adam, sgd"),
+        ("data={data_dir: photos}", "data says no source; data_dir belongs to mnist, idx, images,"),
+        ("preprocessing.input_steps=[{mean: [1]}]", "preprocessing.input_steps.0 says no kind"),
+    ],
+)
+def test_a_group_of_no_kind_names_one_that_has_its_keys(bare, override, words):
+    with pytest.raises(UsageError) as refused:
+        recipes.read(bare, [override])
+    assert words in str(refused.value)
+
+
 def test_a_class_whose_name_is_a_number_can_be_chosen():
     recipe = recipes.read("digits_lenet5_modern", ['data.one_against_rest="8"'])
     assert recipe.data.one_against_rest == "8"
