@@ -16,9 +16,11 @@ from training.data import sources
 from training.data.store import store
 from training.evaluate import proportion
 from zoo.artifact import Metric
-from zoo.errors import UsageError
+from zoo.errors import DataError, UsageError
 from zoo.frozen import Frozen
 from zoo.suggest import unknown
+
+NEIGHBOURS = 5
 
 
 class FeatureReport(Frozen):
@@ -55,6 +57,7 @@ def classify_features(
 
     Raises:
         UsageError: no such layer; names those there are.
+        DataError: the training part is too small to fit classifiers on.
     """
     found = predictor.load(path)
     chosen = layer or penultimate(found.model)
@@ -66,6 +69,13 @@ def classify_features(
     stored = store(
         data.load(), preprocessing.to_pixels, preprocessing.input.shape, on_corrupt=data.on_corrupt
     )
+    train = stored.dataset.train
+    classes = len(np.unique(train.class_ids))
+    if classes < 2 or len(train) < NEIGHBOURS:
+        raise DataError(
+            f"The training part of {source!r} has {len(train)} images of {classes} classes; "
+            f"classifiers need at least {NEIGHBOURS} images and 2 classes."
+        )
     parts = {}
     for name in ("train", "test"):
         images = stored.dataset.parts()[name]
@@ -119,5 +129,7 @@ def make_classifiers() -> dict[str, Any]:
             StandardScaler(), LogisticRegression(C=0.1, max_iter=300)
         ),
         "linear SVM": make_pipeline(StandardScaler(), LinearSVC(C=0.01, max_iter=3000)),
-        "5 nearest neighbours": make_pipeline(StandardScaler(), KNeighborsClassifier(5)),
+        f"{NEIGHBOURS} nearest neighbours": make_pipeline(
+            StandardScaler(), KNeighborsClassifier(NEIGHBOURS)
+        ),
     }

@@ -175,7 +175,8 @@ class Run:
         folder = self.path / "holdout"
         folder.mkdir(exist_ok=True)
         for index, class_id in enumerate(some.class_ids[:HOLDOUT_PICTURES]):
-            label = labels[class_id].replace("/", "_")
+            # A file's name has at most 255 bytes; a class name may have as many by itself.
+            label = labels[class_id].replace("/", "_").encode()[:200].decode(errors="ignore")
             pixels = original(index)
             picture = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
             Image.fromarray(picture).save(folder / f"{index:03d}_{label}.png")

@@ -145,6 +145,33 @@ def test_features_and_simple_classifiers_on_them_know_the_digits(run, tmp_path):
 
 
 @tensorflow
+@pytest.mark.parametrize(
+    ("few", "words"),
+    [({"a": 20}, "images of 1 classes"), ({"a": 3, "b": 3}, r"has \d images of . classes")],
+)
+def test_features_of_too_little_data_are_refused(run, tmp_path, few, words):
+    from training.features import classify_features
+
+    for label, number in few.items():
+        for part in ("train", "test"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for each in range(number if part == "test" else -(-number * 2 // 3)):
+                pixels = RNG.integers(0, 256, (8, 8)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / label / f"{each}.png")
+    with pytest.raises(DataError, match=words + "; classifiers need at least 5 images and 2"):
+        classify_features(run.path, str(tmp_path))
+
+
+def test_held_out_pictures_of_classes_with_long_names_are_kept(tmp_path):
+    from training.data.dataset import Images
+
+    few = Images(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2))
+    labels = ("\N{CYRILLIC SMALL LETTER ZHE}" * 127, "l" * 255)
+    Run(tmp_path).write_holdout(few, few.pixels_nhwc.__getitem__, labels)
+    assert len(list((tmp_path / "holdout").glob("*.png"))) == 2
+
+
+@tensorflow
 def test_views_show_what_their_papers_say():
     from training.data.views import check, views
     from zoo.preprocess import CentreCrop, Preprocessing, Resize, ResizeShorterSide

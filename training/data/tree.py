@@ -7,6 +7,7 @@ Anything above these (`cifar10/train/...`) is passed over. An image that fits in
 error, since either guess would make wrong classes. Nothing is unpacked onto the disk.
 """
 
+import lzma
 import tarfile
 import threading
 import zipfile
@@ -216,7 +217,7 @@ def _open(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
     try:
         if tarfile.is_tarfile(path):
             return _open_tar(path)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read as an archive: {error}.") from error
     raise DataError(f"{path} is no folder, zip or tar.")
 
@@ -319,6 +320,9 @@ def _unpack(path: Path) -> tuple[Iterable[str], Callable[[str], bytes]]:
                         )
                     file = archive.extractfile(member)
                     contents[member.name] = file.read() if file is not None else b""
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            # Checksums stand behind the data: damage makes a header that reads like the end.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path} is damaged: {error}.") from error
     return _names(members), contents.__getitem__

@@ -237,6 +237,20 @@ def test_a_damaged_zip_member_is_named(tmp_path, photos):
         train.read(next(name for name in train.names if name.endswith("cat/1.png")))
 
 
+@pytest.mark.parametrize(("mode", "suffix"), [("w:xz", ".tar.xz"), ("w:bz2", ".tar.bz2")])
+def test_a_damaged_tar_is_named(tmp_path, mode, suffix):
+    """Damaged so far in that its beginning is read as an archive."""
+    rng = np.random.default_rng(1)
+    large = {f"cat/{each}.png": rng.bytes(100_000) for each in range(20)}
+    path = write_tar(tmp_path, large, mode, suffix)
+    data = bytearray(path.read_bytes())
+    for place in range(len(data) * 2 // 3, len(data) * 2 // 3 + 64):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"photos\.tar\.(xz|bz2) is damaged"):
+        tree.load(path)
+
+
 def sized(dataset, on_corrupt="stop"):
     input_ = ImageInput(height=6, width=5, channels=3)
     steps = Preprocessing(input=input_, pixel_steps=(Resize(height=6, width=5),))
