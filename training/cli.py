@@ -136,9 +136,10 @@ def evaluate(
     convzoo evaluate models/lenet5_modern/1 mnist --out report
     """
     from training.run import Run
+    from zoo.artifact import has_manifest
 
     if source is None:
-        if isinstance(path, Url):
+        if isinstance(path, Url) or has_manifest(path):
             raise click.UsageError("On what? A version is measured on a SOURCE, e.g. mnist.")
         found = Run(path)
         found.require_complete()
@@ -252,7 +253,8 @@ def _tell_data(report: "DataReport") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # Names are the user's own: "[bold]" is a class, and no markup.
+    console = Console(markup=False)
     table = Table(title=report.name)
     table.add_column("class")
     for part in report.parts:
@@ -384,7 +386,7 @@ def _tell(
             else ""
         )
         table.add_row(name, f"{metric.value:.4f}", interval, f"{metric.examples:,}")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _print_config(recipe: "Recipe", origins: dict[str, str], as_json: bool) -> None:
@@ -438,7 +440,7 @@ class _Bar:
 
     def talk(self, line: str) -> None:
         """One line above the bar."""
-        self._console.print(f"  {line}", highlight=False, soft_wrap=True)
+        self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
     def update(self, now: "Progress") -> None:
         """Moves the bar; at the end of an epoch says what it gave."""

@@ -222,6 +222,35 @@ def test_answers_to_views_are_the_logarithm_of_their_mean_probabilities():
     assert np.exp(dense[0]).sum() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path, capsys):
+    from training.cli import _Bar, data
+
+    for label in ("[bold]", "a [b]"):
+        (tmp_path / "[red]" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = RNG.integers(0, 256, (6, 6)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "[red]" / label / f"{number}.png")
+    (tmp_path / "[red]" / "a [b]" / "[i].png").write_bytes(b"damaged")
+    told = CliRunner().invoke(data, ["check", str(tmp_path / "[red]")]).stdout
+    for words in ("[red]", "[bold]", "a [b]", "Corrupt: a [b]/[i].png"):
+        assert words in told
+    assert "\\" not in told
+    with _Bar() as bar:
+        bar.talk("Warning: [bold] is empty")
+    assert "Warning: [bold] is empty" in capsys.readouterr().err
+
+
+def test_a_version_without_a_source_is_asked_on_what(tmp_path):
+    from training.cli import evaluate
+    from zoo.artifact import MANIFEST
+
+    (tmp_path / "1" / MANIFEST).parent.mkdir(parents=True)
+    (tmp_path / "1" / MANIFEST).write_text("{}")
+    result = CliRunner().invoke(evaluate, [str(tmp_path / "1")])
+    assert result.exit_code == 2
+    assert "A version is measured on a SOURCE" in result.output
+
+
 def test_data_check_tells_and_ends_with_3_when_something_is_wrong(tmp_path):
     from training.cli import data
 
