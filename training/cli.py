@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from training.interrupt import interruptible
 from zoo.precision import NEEDS, PRECISIONS, Precision
 from zoo.url import PathOrUrl, Url
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes and stop.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
+@interruptible()
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],

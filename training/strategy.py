@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from training.interrupt import killable
 from training.recipe import Recipe
 from zoo.errors import InterruptedRunError, UsageError
 
@@ -126,7 +127,9 @@ def _strategy(kind: str) -> Any:
             return tf.distribute.MirroredStrategy()
         case "multi_worker":
             _workers()
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            # It waits for all other workers.
+            with killable():
+                return tf.distribute.MultiWorkerMirroredStrategy()
         case _:
             return None
 

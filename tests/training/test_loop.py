@@ -399,6 +399,35 @@ def test_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(tmp_path)
         Checkpoints(tmp_path, "other", keep=2).load()
 
 
+def test_convzoo_train_exits_with_6_when_it_is_stopped_before_its_first_step(tmp_path):
+    """While data are read; libraries that pass over every exception do not hide the signal."""
+    code = (
+        "import sys, time\n"
+        "from training.data.sources import DigitsSource\n"
+        "def slow(self):\n"
+        "    print('reading', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(100)\n"
+        "    except Exception:\n"
+        "        time.sleep(100)\n"
+        "DigitsSource._load = slow\n"
+        "from zoo.command import main\n"
+        "main(['train', 'digits_lenet5_modern', '--out', sys.argv[1]])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait() == 6
+        watchdog.cancel()
+    assert "The same command goes on" in rest
+    assert "Traceback" not in rest
+
+
 def test_convzoo_train_exits_with_6_when_it_is_stopped_and_can_go_on(tmp_path):
     command = [
         sys.executable,
