@@ -229,11 +229,24 @@ class MethodRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Framing:
+    """How a drawing is laid out to look like what a version learned.
+
+    The longer side of the ink gets `box` of the `field` pixels of a square; its centre of mass, or
+    that of its box, goes to the middle.
+    """
+
+    field: int
+    box: int
+    is_by_mass: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LayersReply:
     """What of a version can be looked into.
 
     `image_size` is the height and width that images must have, where the version does not resize
-    them; None where any size works.
+    them; None where any size works. `framing` is known of versions that learned framed digits.
     """
 
     model: str
@@ -244,6 +257,7 @@ class LayersReply:
     image_size: tuple[int, int] | None
     layers: tuple[LayerRecord, ...]
     methods: tuple[MethodRecord, ...]
+    framing: Framing | None = None
 
 
 class VersionState(enum.StrEnum):

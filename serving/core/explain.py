@@ -34,6 +34,7 @@ from serving.errors import (
 from serving.messages import (
     ExplainCall,
     ExplainReply,
+    Framing,
     LayerRecord,
     LayersReply,
     MethodRecord,
@@ -56,6 +57,13 @@ OPENVINO_PROBE = "serving.engines.openvino_probe:OpenVINOProbe"
 # Explanations cost many times what a prediction costs: few may wait.
 MOST_WAITING = 8
 MOST_NAME = 256
+
+# How the digits of a data set were framed, by the name that recipes have for it. MNIST: 20 pixels
+# of 28, by the centre of mass [lecun1998, section III.A]; scikit-learn's fill their 8 x 8 pixels.
+FRAMINGS = {
+    "mnist": Framing(field=28, box=20, is_by_mass=True),
+    "digits": Framing(field=8, box=8, is_by_mass=False),
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -247,6 +255,7 @@ class Explainer:
                 )
                 for each in METHODS.values()
             ),
+            framing=FRAMINGS.get(_source(manifest)),
         )
 
     def _explain(self, call: ExplainCall, method: Method, watch: _Watch) -> ExplainReply:
@@ -374,6 +383,12 @@ def _full_precision(network: Path) -> Path:
     """
     beside = network.with_name(FULL_PRECISION)
     return beside if beside.is_file() else network
+
+
+def _source(manifest: Manifest) -> str:
+    """The data that it learned, as its recipe names it; empty when it names none."""
+    data = manifest.recipe.get("data")
+    return str(data.get("source", "")) if isinstance(data, dict) else ""
 
 
 def _image_size(preprocessing: Preprocessing) -> tuple[int, int] | None:

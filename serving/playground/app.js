@@ -9,6 +9,8 @@ const byId = (id) => document.getElementById(id);
 // All layers at once while drawing, where they are no more than this; else those that are open.
 const MOST_LIVE_VALUES = 60_000;
 const MOST_MAPS = 64;
+// What centring means for a gray network that says nothing of what it learned.
+const MNIST = { field: 28, box: 20, is_by_mass: true };
 const OVERLAYS = ["occlusion", "grad_cam", "saliency", "integrated_gradients", "guided_backpropagation", "guided_grad_cam"];
 const SHOWN = {
   occlusion: "drop", grad_cam: "upsampled", saliency: "saliency",
@@ -125,8 +127,8 @@ async function choose(target) {
   if (!pad.isEmpty && (h <= 16) !== Boolean(pad.cells)) pad.clear(false);
   byId("colour-label").hidden = c === 1;
   if (c === 1) { pad.colour = "#ffffff"; }
-  // Digits are written in the middle; on a field of nine pixels the pen fills whole ones.
-  byId("centre").checked = c === 1 && h >= 20 && h <= 40;
+  byId("centre").checked = Boolean(found.framing);
+  // On a field of nine pixels the pen fills whole ones.
   pad.cells = h <= 16 && w <= 16 ? [h, w] : null;
   // An explanation of a large network costs more than a stroke may wait for.
   byId("live").checked = h <= 64;
@@ -182,13 +184,13 @@ function fillLayerChoice() {
 
 // --- asking while drawing -----------------------------------------------------------------------
 
-// What a network is sent: of the size it needs, and centred where its input is a digit's.
+// What a network is sent: of the size it needs, and a drawing framed as what it learned.
 function picture(info = state.info) {
   const [h, , c] = info.input_shape;
-  return pad.picture({
-    size: info.image_size, isCentred: byId("centre").checked && c === 1 && h >= 20,
-  });
+  const framing = info.framing ?? (c === 1 && h >= 20 ? MNIST : null);
+  return pad.picture({ size: info.image_size, framing: byId("centre").checked ? framing : null });
 }
+
 
 // Two loops, so that what takes longer to look at never holds up the answer.
 function changed(when) {

@@ -1,8 +1,8 @@
 // The drawing field: mouse, pen, finger, keys; images dropped, pasted, opened, or from the camera.
 
 const SIZE = 280;
-// MNIST: the longer side of the digit in a box of 20 pixels, its centre of mass in the middle of 28.
-const MNIST_BOX = 20 / 28;
+// What the server decodes; anything else that the browser can read is sent as a PNG.
+const DECODED = ["image/png", "image/jpeg", "image/webp", "image/bmp"];
 
 export class Pad {
   constructor(canvas, onchange) {
@@ -14,6 +14,7 @@ export class Pad {
     this.isErasing = false;
     this.isEmpty = true;
     this.file = null; // an image as it was given, until something is drawn on it
+    this.fileSize = null; // its height and width
     this.cursor = null;
     this.isDown = false;
     this.last = null;
@@ -135,6 +136,7 @@ export class Pad {
     this.context.imageSmoothingQuality = "high";
     this.context.drawImage(source, (width - side) / 2, (height - side) / 2, side, side, 0, 0, SIZE, SIZE);
     this.file = file;
+    this.fileSize = [height, width];
     this.isEmpty = false;
     this.onchange(performance.now());
   }
@@ -145,9 +147,12 @@ export class Pad {
     bitmap.close();
   }
 
-  // The picture to send: as the network needs it in size, centred when that is asked for.
-  async picture({ size = null, isCentred = false } = {}) {
-    if (this.file && !size && !isCentred) return this.file;
+  // The picture to send: a drawing as the network needs it in size, framed when that is asked for.
+  async picture({ size = null, framing = null } = {}) {
+    const isFitting = !size || String(size) === String(this.fileSize);
+    if (this.file && isFitting && DECODED.includes(this.file.type)) return this.file;
+    const ink = framing && !this.file ? this.ink() : null;
+    if (ink) size ??= [framing.field, framing.field];
     const isByCells = this.cells && !this.file && (!size || String(size) === String(this.cells));
     size ??= isByCells ? this.cells : null;
     const [height, width] = size ?? [SIZE, SIZE];
@@ -160,11 +165,13 @@ export class Pad {
     context.imageSmoothingQuality = "high";
     // Whole pixels stay whole.
     context.imageSmoothingEnabled = !isByCells;
-    const ink = isCentred ? this.ink() : null;
     if (ink) {
-      const scale = (MNIST_BOX * Math.min(width, height)) / Math.max(ink.right - ink.left, ink.bottom - ink.top);
+      const [x, y] = framing.is_by_mass
+        ? [ink.x, ink.y] : [(ink.left + ink.right) / 2, (ink.top + ink.bottom) / 2];
+      const box = (framing.box / framing.field) * Math.min(width, height);
+      const scale = box / Math.max(ink.right - ink.left, ink.bottom - ink.top);
       context.drawImage(this.canvas, ink.left, ink.top, ink.right - ink.left, ink.bottom - ink.top,
-        width / 2 - (ink.x - ink.left) * scale, height / 2 - (ink.y - ink.top) * scale,
+        width / 2 - (x - ink.left) * scale, height / 2 - (y - ink.top) * scale,
         (ink.right - ink.left) * scale, (ink.bottom - ink.top) * scale);
     } else {
       context.drawImage(this.canvas, 0, 0, width, height);

@@ -24,6 +24,7 @@ from serving.messages import (
     Array,
     ExplainCall,
     ExplainReply,
+    Framing,
     LayerRecord,
     LayersReply,
     MethodRecord,
@@ -230,6 +231,8 @@ def decode_layers(body: bytes) -> LayersReply:
                 for each in document["layers"]
             ),
             methods=tuple(MethodRecord(**each) for each in document["methods"]),
+            # Servers from before it was told do not tell it.
+            framing=Framing(**framing) if (framing := document.get("framing")) else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequestError(f"The answer is no list of layers: {error}") from error

@@ -1,8 +1,10 @@
 """The playground in a real browser: drawn on, looked at, and asked by keyboard."""
 
+import io
 import math
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.e2e.conftest import serve
@@ -230,7 +232,6 @@ def test_a_drawing_can_be_made_and_cleared_with_keys_alone(page, server):
 def test_an_image_is_opened_dropped_and_pasted(page, server, published):
     image = sorted((published.run / "holdout").glob("*_0.png"))[0]
     open_page(page, server)
-    page.uncheck("#centre")
     page.set_input_files("#file", image)
     wait_for_label(page, "0")
     as_event = """([bytes, kind]) => {
@@ -246,6 +247,71 @@ def test_an_image_is_opened_dropped_and_pasted(page, server, published):
         page.evaluate(as_event, [list(image.read_bytes()), kind])
         page.wait_for_selector("#answer-first .best")
         wait_for_label(page, "0")
+
+
+def sent(page, act):
+    """What the page asks the network to classify next; the browser does not tell of blobs."""
+    page.evaluate(
+        """() => { window.plain ??= window.fetch; window.sent = null;
+        window.fetch = async (path, options) => {
+          if (String(path).includes("/classify")) {
+            window.sent ??= Array.from(new Uint8Array(await options.body.arrayBuffer()));
+          }
+          return window.plain(path, options);
+        }; }"""
+    )
+    act()
+    # The page's policy forbids what `wait_for_function` would do.
+    return bytes(
+        page.evaluate(
+            """async () => {
+            while (!window.sent) await new Promise((resolve) => setTimeout(resolve, 20));
+            return window.sent; }"""
+        )
+    )
+
+
+def test_an_opened_file_is_sent_as_it_is_until_it_is_drawn_on(page, server, published):
+    open_page(page, server)
+    assert page.is_checked("#centre")
+    for image in sorted((published.run / "holdout").glob("*.png"))[:4]:
+        assert sent(page, lambda image=image: page.set_input_files("#file", image)) == (
+            image.read_bytes()
+        )
+        page.wait_for_timeout(300)
+    image = image.read_bytes()
+    body = sent(page, lambda: draw(page, [[(0.5, 0.5), (0.5, 0.6)]]))
+    assert body != image
+
+
+@pytest.mark.parametrize(
+    ("framing", "size", "ink"),
+    [
+        (None, (8, 8), (0, 8)),  # what the server tells of scikit-learn's digits
+        ({"field": 28, "box": 20, "is_by_mass": True}, (28, 28), (4, 24)),
+    ],
+)
+def test_a_drawing_is_framed_as_the_digits_that_the_network_learned(
+    page, server, framing, size, ink
+):
+    from PIL import Image
+
+    def told(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "framing": framing})
+
+    if framing is not None:
+        page.route("**/layers", told)
+    open_page(page, server)
+    page.uncheck("#centre")
+    draw(page, [[(0.2, 0.1), (0.2, 0.4)]])
+    page.wait_for_selector("#answer-first[data-label]")
+    page.wait_for_timeout(500)
+    body = sent(page, lambda: page.check("#centre"))
+    pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
+    assert pixels.shape == size
+    rows = np.flatnonzero(pixels.max(1) > 64)
+    assert (rows[0], rows[-1] + 1) == pytest.approx(ink, abs=1)
 
 
 def test_what_goes_wrong_is_said(page, server, tmp_path):

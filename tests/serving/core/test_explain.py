@@ -17,6 +17,7 @@ from serving.errors import (
     UnsupportedError,
 )
 from serving.messages import ExplainCall, Target
+from serving.wire.explain_json import decode_layers, encode_layers
 from tests.zoo.explain.by_hand import SIZE, HandProbe
 from zoo.artifact import KERAS_MODEL, Architecture, Manifest
 from zoo.preprocess import Pad, Preprocessing, Resize, Scale
@@ -187,6 +188,24 @@ async def test_a_saved_model_from_elsewhere_cannot_be_looked_into(tmp_path, imag
 def test_the_size_that_images_must_have_is_told_where_nothing_resizes_them():
     assert explains._image_size(preprocessing(Pad(top=2, bottom=1, left=3, right=0))) == (5, 5)
     assert explains._image_size(preprocessing(Resize(height=8, width=8))) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        ({"data": {"source": "mnist"}}, 28),
+        ({"data": {"source": "digits"}}, 8),
+        ({"data": {"source": "idx"}}, None),
+        ({"data": "digits"}, None),
+        ({}, None),
+    ],
+)
+async def test_how_its_digits_were_framed_is_told_where_the_recipe_names_the_data(
+    explainer, recipe, field
+):
+    explainer._manifest = explainer._manifest.model_copy(update={"recipe": recipe})
+    found = decode_layers(encode_layers(await explainer.layers(None)))
+    assert (found.framing.field if found.framing else None) == field
 
 
 def test_an_eight_bit_version_is_explained_by_its_full_precision(tmp_path):
