@@ -1,6 +1,15 @@
 // What the page asks of the server, and how it reads the answers.
 
-export class ServerError extends Error {}
+// `status` is that of HTTP, `path` what was asked; neither where no answer came.
+export class ServerError extends Error {
+  constructor(message, status = 0, path = "") {
+    super(message);
+    this.status = status;
+    this.path = path;
+  }
+}
+
+const NOT_IMPLEMENTED = 501;
 
 async function ask(path, options = {}) {
   let response;
@@ -15,10 +24,10 @@ async function ask(path, options = {}) {
   try {
     text = (await response.json()).error ?? text;
   } catch { /* a proxy's page: its status says enough */ }
-  throw new ServerError(text);
+  throw new ServerError(text, response.status, path);
 }
 
-const place = ({ model, version }) =>
+export const place = ({ model, version }) =>
   `/api/models/${encodeURIComponent(model)}${version ? `/versions/${version}` : ""}`;
 
 // Every version that serves, newest first.
@@ -33,7 +42,15 @@ export async function served() {
   return found.flat();
 }
 
-export const layers = (target) => ask(`${place(target)}/layers`);
+// What of a version can be looked into; null of one that says nothing of its layers.
+export async function layers(target) {
+  try {
+    return await ask(`${place(target)}/layers`);
+  } catch (error) {
+    if (error.status === NOT_IMPLEMENTED) return null;
+    throw error;
+  }
+}
 
 export const classify = (target, blob, signal) =>
   ask(`${place(target)}/classify?top_k=10`, {

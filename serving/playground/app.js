@@ -19,6 +19,8 @@ const SHOWN = {
 
 const state = {
   words: WORDS.en, language: "en", targets: [], first: null, second: null, info: null, secondInfo: null,
+  // Without `info` a network that is ready can be asked for its answer alone.
+  isReady: false,
   maps: null, seen: null, unit: null, overlay: null, trace: null,
   dirtyFrom: null, isAsking: false, isStale: false, isLooking: false,
 };
@@ -81,6 +83,7 @@ function speak(language) {
     buildLayers();
     if (state.maps) showMaps(state.maps);
   }
+  openParts();
   showUnit(null);
   if (state.unit) askUnit();
   if (state.trace) showTrace(state.trace);
@@ -108,8 +111,10 @@ function fillTargets() {
 
 async function choose(target) {
   state.first = target;
+  state.isReady = false;
   state.info = null;
   state.maps = null;
+  state.seen = null;
   state.unit = null;
   state.overlay = null;
   state.trace = null;
@@ -117,12 +122,46 @@ async function choose(target) {
   say("");
   state.view?.stop();
   state.view = null;
+  showNothing();
   forgetOverlay();
+  forgetSeen();
   kept.set("model", target.model);
   byId("trace").hidden = true;
   const found = await api.layers(target);
   if (state.first !== target) return;
   state.info = found;
+  state.isReady = true;
+  if (found) lookable(found);
+  else plain();
+  openParts();
+  showUnit(null);
+  if (!pad.isEmpty) changed(performance.now());
+}
+
+// A network of which only the answer can be had: whatever size and colour, the server sees to it.
+function plain() {
+  if (pad.cells) pad.clear(false);
+  pad.cells = null;
+  byId("colour-label").hidden = false;
+  pad.colour = byId("colour").value;
+  byId("centre").checked = false;
+}
+
+// The parts that need to know of layers, closed where nothing is known.
+function openParts() {
+  const isBlind = state.isReady && !state.info;
+  for (const each of document.querySelectorAll("#explain :is(select, button, input)")) each.disabled = isBlind;
+  byId("centre").disabled = isBlind;
+  for (const each of ["looks", "unit", "maps"]) byId(each).hidden = isBlind;
+  if (isBlind) {
+    byId("trace-section").hidden = true;
+    byId("overlay-text").textContent = state.words.noLayers;
+  } else if (state.info) {
+    fillLayerChoice();
+  }
+}
+
+function lookable(found) {
   const [h, w, c] = found.input_shape;
   if (!pad.isEmpty && (h <= 16) !== Boolean(pad.cells)) pad.clear(false);
   byId("colour-label").hidden = c === 1;
@@ -134,12 +173,10 @@ async function choose(target) {
   byId("live").checked = h <= 64;
   fillMethods();
   buildLayers();
-  showUnit(null);
   const steps = found.layers;
   const isChain = steps.every((each) => each.parents.length < 2);
   const values = steps.reduce((total, each) => total + size(each.shape), 0);
   byId("trace-section").hidden = !isChain || values > 20_000;
-  if (!pad.isEmpty) changed(performance.now());
 }
 
 async function chooseSecond(value) {
@@ -148,7 +185,8 @@ async function chooseSecond(value) {
   byId("answer-second").hidden = !target;
   byId("answer-second").replaceChildren();
   if (!target) return;
-  state.secondInfo = await api.layers(target);
+  const found = await api.layers(target);
+  state.secondInfo = found;
   state.second = target;
   byId("second").value = value;
   if (!pad.isEmpty) changed(performance.now());
@@ -173,6 +211,7 @@ function fillMethods() {
 }
 
 function fillLayerChoice() {
+  if (!state.info) return;
   const method = state.info.methods.find((each) => each.name === byId("method").value);
   const fit = state.info.layers.filter((layer) => layer.methods.includes(method?.name));
   byId("layer").replaceChildren(
@@ -186,6 +225,7 @@ function fillLayerChoice() {
 
 // What a network is sent: of the size it needs, and a drawing framed as what it learned.
 function picture(info = state.info) {
+  if (!info) return pad.picture();
   const [h, , c] = info.input_shape;
   const framing = info.framing ?? (c === 1 && h >= 20 ? MNIST : null);
   return pad.picture({ size: info.image_size, framing: byId("centre").checked ? framing : null });
@@ -204,7 +244,7 @@ function changed(when) {
 async function askAnswers() {
   state.isAsking = true;
   try {
-    while (state.dirtyFrom !== null && state.info) {
+    while (state.dirtyFrom !== null && state.isReady) {
       const from = state.dirtyFrom;
       state.dirtyFrom = null;
       if (pad.isEmpty) { showNothing(); continue; }
@@ -220,7 +260,7 @@ async function askAnswers() {
     tell(error, "answer");
   } finally {
     state.isAsking = false;
-    if (state.dirtyFrom !== null && state.info) setTimeout(() => { if (!state.isAsking) askAnswers(); }, 300);
+    if (state.dirtyFrom !== null && state.isReady) setTimeout(() => { if (!state.isAsking) askAnswers(); }, 300);
   }
 }
 
@@ -247,6 +287,7 @@ async function lookInside() {
 
 async function answer(target, blob, which, from) {
   const found = await api.classify(target, blob);
+  if (target !== state[which]) return;
   const server = (found.timings.decode_s + found.timings.queue_s + found.timings.execute_s) * 1000;
   showAnswer(which, target, found, performance.now() - from, server);
 }
@@ -311,7 +352,10 @@ function showAnswer(which, target, found, ms, server) {
 }
 
 function showNothing() {
-  for (const which of ["first", "second"]) byId(`answer-${which}`).replaceChildren();
+  for (const which of ["first", "second"]) {
+    byId(`answer-${which}`).replaceChildren();
+    delete byId(`answer-${which}`).dataset.label;
+  }
   byId("spoken").textContent = "";
 }
 
@@ -433,7 +477,7 @@ function select(layer, place) {
 
 async function askUnit(blob = null) {
   const { unit } = state;
-  if (!unit || pad.isEmpty) return;
+  if (!unit || !state.info || pad.isEmpty) return;
   const [row, column, channel] = unit.place.length === 3 ? unit.place : [null, null, unit.place[0]];
   try {
     if (unit.layer === state.info.layers[0].name) { showUnit(null); return; }
@@ -543,6 +587,7 @@ function votes({ patch, kernel, products }) {
 // --- overlays -----------------------------------------------------------------------------------
 
 async function runOverlay(blob = null) {
+  if (!state.info) return;
   if (pad.isEmpty) { byId("overlay-text").textContent = state.words.empty; return; }
   const method = byId("method").value;
   const wait = setTimeout(() => { byId("overlay-text").textContent = state.words.waiting; }, 800);
@@ -561,14 +606,23 @@ async function runOverlay(blob = null) {
     tell(error, "overlay");
   } finally {
     clearTimeout(wait);
-    byId("run").disabled = false;
+    byId("run").disabled = !state.info;
   }
 }
 
 function forgetOverlay() {
   state.overlay = null;
-  byId("overlay-text").textContent = "";
-  byId("overlay").getContext("2d").clearRect(0, 0, byId("overlay").width, byId("overlay").height);
+  byId("overlay-text").textContent = state.isReady && !state.info ? state.words.noLayers : "";
+  clear(byId("overlay"));
+}
+
+function forgetSeen() {
+  byId("seen-text").textContent = "";
+  clear(byId("seen"));
+}
+
+function clear(canvas) {
+  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
 function showOverlay() {
@@ -593,6 +647,7 @@ function showOverlay() {
 // --- the trace ----------------------------------------------------------------------------------
 
 async function runTrace(blob = null) {
+  if (!state.info) return;
   if (pad.isEmpty) { say(state.words.empty); return; }
   try {
     const found = await api.explain(state.first, blob ?? await picture(), { method: "trace" });

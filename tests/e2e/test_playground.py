@@ -87,6 +87,14 @@ def page(browser, server):
     assert made.foreign == []
 
 
+ANSWER = {
+    "model": "xo",
+    "version": 1,
+    "results": [[{"class_id": 0, "label": "X", "probability": 1.0}]],
+    "timings": {"decode_s": 0, "queue_s": 0, "execute_s": 0},
+}
+
+
 def open_page(page, server, model="lenet5_modern", **more):
     query = "&".join(f"{name}={value}" for name, value in {"model": model, **more}.items())
     page.goto(f"{server.url}/playground/?{query}")
@@ -312,6 +320,54 @@ def test_a_drawing_is_framed_as_the_digits_that_the_network_learned(
     assert pixels.shape == size
     rows = np.flatnonzero(pixels.max(1) > 64)
     assert (rows[0], rows[-1] + 1) == pytest.approx(ink, abs=1)
+
+
+@pytest.fixture
+def without_layers(page):
+    """xo says nothing of its layers."""
+    page.route(
+        "**/api/models/xo/**/layers",
+        lambda route: route.fulfill(status=501, json={"error": "It says nothing of its layers."}),
+    )
+    yield
+    page.complaints[:] = [each for each in page.complaints if "501" not in each]
+
+
+def test_a_network_without_layers_is_still_asked_for_its_answer(page, server, without_layers):
+    open_page(page, server, "xo")
+    # 9 x 9 pixels is what the server makes of any size.
+    page.route("**/classify*", lambda route: route.fulfill(json=ANSWER))
+    draw(page, CROSS)
+    wait_for_label(page, "X")
+    assert page.is_disabled("#run")
+    assert page.is_disabled("#method")
+    assert page.is_hidden("#maps")
+    wait_for_text(page, "#overlay-text", "says nothing of its layers")
+    page.evaluate("for (const each of ['method', 'run']) "
+                  "document.getElementById(each).dispatchEvent(new Event('change'))")  # fmt: skip
+    page.select_option("#language", "zh")
+    wait_for_text(page, "#overlay-text", "只能得到答案")
+    assert page.locator("#alert").inner_text() == ""
+    page.unroute("**/classify*")
+    page.select_option("#first", label="lenet5_modern 1")
+    page.wait_for_selector("#maps details")
+    assert page.is_visible("#maps")
+    assert page.is_enabled("#run")
+
+
+def test_no_answer_of_another_network_stays_beside_one_that_has_none(page, server, without_layers):
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    wait_for_text(page, "#seen-text", "values")
+    page.route(
+        "**/api/models/xo/**/classify*",
+        lambda route: route.fulfill(status=501, json={"error": "Send it tensors."}),
+    )
+    page.select_option("#first", label="xo 1")
+    wait_for_text(page, "#alert", "Send it tensors.")
+    assert page.locator("#answer-first").inner_text() == ""
+    assert page.is_hidden("#looks")
 
 
 def test_what_goes_wrong_is_said(page, server, tmp_path):
