@@ -418,6 +418,58 @@ def test_the_page_fits_screens_of_every_width(page, server, width):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
+LONG = [
+    "great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias",
+    "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch-station",
+]
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_long_labels_break_and_their_percentages_do_not(page, server, width):
+    def renamed(route):
+        answer = route.fetch(url=route.request.url.replace(LONG[1], "5"))
+        text = answer.text()
+        for digit, label in zip("05", LONG, strict=True):
+            text = text.replace(f'"{digit}"', f'"{label}"')
+        route.fulfill(response=answer, body=text)
+
+    for part in ("layers", "classify*", "explain*"):
+        page.route(f"**/{part}", renamed)
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, server)
+    draw(page, ZERO)
+    page.wait_for_selector("#answer-first .best")
+    page.select_option("#target", LONG[1])
+    wait_for_text(page, "#overlay-text", "probability")
+    page.click("#run")
+    wait_for_text(page, "#overlay-text", LONG[1])
+    page.click("#trace-run")
+    for _ in range(8):
+        page.locator("#trace button", has_text="Next").click()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll("table.top td:last-child")]
+        .map((each) => { const range = document.createRange(); range.selectNodeContents(each);
+          return new Set([...range.getClientRects()].map((box) => box.top)).size; })"""
+    )
+    assert set(lines) == {1}
+    assert overflowing(page) == []
+
+
+def overflowing(page):
+    """What reaches beyond the panel that it stands in, by a pixel or more."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("section")].flatMap((panel) => {
+        const right = panel.getBoundingClientRect().right;
+        return [...panel.querySelectorAll("select, label, figcaption, td, button, h3, p")]
+          .filter((each) => each.getBoundingClientRect().right > right + 1
+            && !each.closest(".trace-work, .trace-maps figure"))
+          .concat([...panel.querySelectorAll("figcaption, button")]
+            .filter((each) => each.scrollWidth > each.clientWidth + 1))
+          .map((each) => each.outerHTML.slice(0, 120)); })"""
+    )
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_accessibility_problem(page, server, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
