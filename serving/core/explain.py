@@ -130,6 +130,7 @@ class Explainer:
         path: The version's folder.
         manifest: What it says of itself; None for a SavedModel from elsewhere.
         arrays: What its preprocessing needs.
+        image_limits: What an image may cost.
     """
 
     def __init__(
@@ -139,12 +140,14 @@ class Explainer:
         path: Path,
         manifest: Manifest | None,
         arrays: Mapping[str, Floats],
+        image_limits: ImageLimits,
     ) -> None:
         self._model = model
         self._version = version
         self._path = path
         self._manifest = manifest
         self._arrays = arrays
+        self._image_limits = image_limits
         self._maps: Probe | None = None
         self._gradients: RemoteProbe | None = None
         self._executors = {
@@ -314,7 +317,7 @@ class Explainer:
 
     def _pixels(self, call: ExplainCall, method: Method, manifest: Manifest) -> Pixels:
         if call.image:
-            return manifest.preprocessing.to_pixels(decode(call.image, ImageLimits()))
+            return manifest.preprocessing.to_pixels(decode(call.image, self._image_limits))
         if method.needs_image:
             raise InvalidRequestError(f"{method.name} looks at an image; send one.", field="image")
         return np.full(manifest.preprocessing.input.shape, 127, np.uint8)

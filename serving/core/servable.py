@@ -171,7 +171,9 @@ class Servable:
             row_s=self.tuned.row_s,
         )
         self._batchers: dict[str, Batcher] = {}
-        self._explainer = Explainer(model, version, path, self.manifest, self._arrays)
+        self._explainer = Explainer(
+            model, version, path, self.manifest, self._arrays, self._image_limits
+        )
         self._watch = (
             drift_log.watch(model, version, path, self.manifest, options.drift_sample)
             if drift_log is not None

@@ -20,7 +20,7 @@ from serving.messages import ExplainCall, Target
 from serving.wire.explain_json import decode_layers, encode_layers
 from tests.zoo.explain.by_hand import SIZE, HandProbe
 from zoo.artifact import KERAS_MODEL, Architecture, Manifest
-from zoo.preprocess import Pad, Preprocessing, Resize, Scale
+from zoo.preprocess import ImageLimits, Pad, Preprocessing, Resize, Scale
 from zoo.spec import ImageInput
 
 TARGET = Target("hand")
@@ -61,7 +61,7 @@ def explainer(tmp_path):
     place = tmp_path / KERAS_MODEL
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
-    made = Explainer("hand", 1, tmp_path, manifest(), {})
+    made = Explainer("hand", 1, tmp_path, manifest(), {}, ImageLimits())
     made._maps = HandProbe()
     yield made
     made.close()
@@ -163,6 +163,24 @@ async def test_what_cannot_be_asked_is_an_invalid_request(explainer, image, more
         await explainer.explain(call(**fields))
 
 
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (ImageLimits(max_pixels=SIZE * SIZE - 1), "at most 63 are taken"),
+        (ImageLimits(max_bytes=10), "at most 10 are taken"),
+    ],
+)
+async def test_an_image_keeps_to_the_servers_limits(tmp_path, image, limits, text):
+    place = tmp_path / KERAS_MODEL
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"")
+    explainer = Explainer("hand", 1, tmp_path, manifest(), {}, limits)
+    explainer._maps = HandProbe()
+    with pytest.raises(InvalidRequestError, match=text):
+        await explainer.explain(call(image))
+    explainer.close()
+
+
 async def test_names_have_a_longest_length(explainer, image):
     with pytest.raises(LimitExceededError):
         await explainer.explain(call(image, layer="x" * 1000))
@@ -179,7 +197,7 @@ async def test_without_tensorflow_gradients_say_what_to_install(explainer, image
 
 
 async def test_a_saved_model_from_elsewhere_cannot_be_looked_into(tmp_path, image):
-    explainer = Explainer("other", 1, tmp_path, None, {})
+    explainer = Explainer("other", 1, tmp_path, None, {}, ImageLimits())
     with pytest.raises(UnsupportedError, match="says nothing of its layers"):
         await explainer.explain(call(image))
     explainer.close()
