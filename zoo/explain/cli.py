@@ -154,7 +154,7 @@ def _list_methods(*, as_json: bool) -> None:
             "needs": "gradients",
             "takes_layer": each.takes_layer,
             "takes_target": each.takes_target,
-            "options": list(each.options),
+            "options": list(each.options.model_fields),
         }
         for name, each in OVERVIEWS.items()
     ]
@@ -224,7 +224,15 @@ def _write(out: Path, found: "Explanation", subject: "Subject") -> list[Path]:
         return [out]
     if out.suffix:
         raise UsageError(f"--out {out} ends in {out.suffix!r}; {', '.join(endings)} work.")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UsageError(
+            f"--out {out} is a file that is there already; a name ending in "
+            f"{', '.join(endings)}, or a folder, works."
+        ) from error
+    except OSError as error:
+        raise UsageError(f"Cannot write {out}: {error.strerror}.") from error
     written = [out / f"{found.method}{ending}" for ending in endings]
     for path in written:
         _write_one(path, found, subject)

@@ -62,13 +62,15 @@ def invariance(
         fill: What comes in from outside; the value of the image's upper left pixel when None.
 
     Raises:
-        ExplainError: no such motion, layer or class.
+        ExplainError: no such motion, layer or class, or a factor that leaves no image.
     """
     if motion not in RANGES:
         raise ExplainError(f"No motion {motion!r}; there are {', '.join(RANGES)}.")
     for name in layers:
         require_layer(probe, name)
     amounts = tuple(values) or RANGES[motion]
+    if motion == "scale" and min(amounts) <= 0:
+        raise ExplainError(f"A factor is above 0; found {min(amounts):g}.")
     target = chosen_target(probe, image_hwc[None], target)
     outside = image_hwc[0, 0] if fill is None else np.float32(fill)
     moved = np.stack([move(image_hwc, motion, each, outside) for each in amounts])

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from zoo.artifact import first_fault
 from zoo.errors import ExplainError
@@ -97,13 +97,29 @@ class Explanation:
 class Options(Frozen):
     """A method without options of its own."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+# In the input's units, whatever they are: float32 overflows in a network long before its own end.
+InputValue = Annotated[float, Field(ge=-1e6, le=1e6)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+# How far an image may be moved: shares of the height, factors, degrees.
+MOTION_BOUNDS: Mapping[invariance.Motion, tuple[float, float]] = {
+    "translate": (-2.0, 2.0),
+    "scale": (0.01, 100.0),
+    "rotate": (-36_000.0, 36_000.0),
+}
+
 
 class OcclusionOptions(Options):
     """Sides and steps in pixels; the fill in the input's units."""
 
     patch: int | None = Field(default=None, ge=1, le=4096)
     stride: int | None = Field(default=None, ge=1, le=4096)
-    fill: float | None = Field(default=None, allow_inf_nan=False)
+    fill: InputValue | None = None
 
 
 class ClassModelOptions(Options):
@@ -118,7 +134,7 @@ class IntegratedOptions(Options):
     """See `integrated_gradients`."""
 
     steps: int = Field(default=64, ge=1, le=1024)
-    baseline: float = Field(default=0.0, allow_inf_nan=False)
+    baseline: InputValue = 0.0
 
 
 class UnitOptions(Options):
@@ -135,14 +151,24 @@ class UnitOptions(Options):
         return None if self.row is None or self.column is None else (self.row, self.column)
 
 
+Steps = Annotated[int, Field(ge=0, le=1000)]
+
+
 class InversionOptions(Options):
     """The authors' constants, and how often to step at each of their three rates."""
 
-    rate: float = Field(default=inversion.RATE, gt=0)
-    tv: float | None = Field(default=None, ge=0)
-    alpha: float = Field(default=inversion.ALPHA_WEIGHT, ge=0)
-    steps: tuple[int, int, int] = (100, 200, 100)
-    seed: int = Field(default=0, ge=0)
+    rate: float = Field(default=inversion.RATE, gt=0, le=1000)
+    tv: float | None = Field(default=None, ge=0, le=1e6)
+    alpha: float = Field(default=inversion.ALPHA_WEIGHT, ge=0, le=1e6)
+    steps: tuple[Steps, Steps, Steps] = (100, 200, 100)
+    seed: Seed = 0
+
+    @field_validator("steps")
+    @classmethod
+    def _has_steps(cls, steps: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not any(steps):
+            raise ValueError("at least one step is needed")
+        return steps
 
 
 class InvarianceOptions(Options):
@@ -150,7 +176,15 @@ class InvarianceOptions(Options):
 
     motion: invariance.Motion = "translate"
     values: tuple[float, ...] = Field(default=(), max_length=128)
-    fill: float | None = Field(default=None, allow_inf_nan=False)
+    fill: InputValue | None = None
+
+    @field_validator("values")
+    @classmethod
+    def _within_bounds(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        low, high = MOTION_BOUNDS[info.data.get("motion", "rotate")]
+        if not all(low <= each <= high for each in values):
+            raise ValueError(f"values from {low:g} to {high:g} work")
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,23 +259,28 @@ def explain(
         raise ExplainError(f"{method} explains no single class; found target {target}.")
     if layer is not None:
         require_layer(subject.probe, layer)
-    return chosen.run(subject, layer, target, read_options(chosen, options or {}))
+    return chosen.run(subject, layer, target, read_options(method, chosen.options, options or {}))
 
 
-def read_options(method: Method, options: Mapping[str, JSONValue]) -> Options:
+def read_options(method: str, kind: type[Chosen], options: Mapping[str, JSONValue]) -> Chosen:
     """Checks options against what a method takes.
+
+    Args:
+        method: Its name.
+        kind: Its options.
+        options: What is asked for.
 
     Raises:
         ExplainError: an unknown one, or a value that does not work.
     """
-    known = method.options.model_fields
+    known = kind.model_fields
     for name in options:
         if name not in known:
-            raise ExplainError(f"{method.name}: {unknown('option', str(name), known)}")
+            raise ExplainError(f"{method}: {unknown('option', str(name), known)}")
     try:
-        return method.options.model_validate(dict(options))
+        return kind.model_validate(dict(options))
     except ValidationError as error:
-        raise ExplainError(f"{method.name}: {first_fault(error)}") from error
+        raise ExplainError(f"{method}: {first_fault(error)}") from error
 
 
 def methods_of(probe: Probe, layer: Layer) -> tuple[str, ...]:

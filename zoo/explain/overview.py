@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from zoo.errors import UsageError
 from zoo.explain.deconvnet import Patch, top_patches
 from zoo.explain.evolution import PAPER_EPOCHS, evolution
-from zoo.explain.methods import Subject, explain, find
+from zoo.explain.methods import Options, Seed, Subject, explain, find, read_options
 from zoo.explain.probe import (
     Floats,
     Probe,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BATCH = 64
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_CHANNELS = 24
+Channel = Annotated[int, Field(ge=0)]
 
 # What each method's attribution is called among its arrays.
 ATTRIBUTIONS = {
@@ -44,24 +46,50 @@ ATTRIBUTIONS = {
 }
 
 
+class TopPatchesOptions(Options):
+    """Which maps, the first ones when none is named, and how many images of each."""
+
+    channels: tuple[Channel, ...] | None = Field(default=None, min_length=1, max_length=4096)
+    count: int = Field(default=9, ge=1, le=100)
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _one_or_more(cls, channels: Any) -> Any:
+        return (channels,) if isinstance(channels, int) else channels
+
+
+class EvolutionOptions(Options):
+    """Which map."""
+
+    channel: Channel = 0
+
+
+class SanityOptions(Options):
+    """Which method is checked, the seed of the random weights, and how many images of the data."""
+
+    of: str = "grad_cam"
+    seed: Seed = 0
+    images: int = Field(default=16, ge=1, le=10_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """One of these methods, as `Method` describes the others."""
 
     title: str
     paper: str
-    options: tuple[str, ...]
+    options: type[Options]
     takes_layer: bool = True
     takes_target: bool = False
 
 
 OVERVIEWS: Mapping[str, Overview] = {
-    "top_patches": Overview("Top patches of a data set", "zeiler2014", ("channels", "count")),
-    "evolution": Overview("Feature evolution over a run", "zeiler2014", ("channel",)),
+    "top_patches": Overview("Top patches of a data set", "zeiler2014", TopPatchesOptions),
+    "evolution": Overview("Feature evolution over a run", "zeiler2014", EvolutionOptions),
     "sanity": Overview(
         "Weight-randomisation check of a method",
         "adebayo2018",
-        ("of", "seed", "images"),
+        SanityOptions,
         takes_target=True,
     ),
 }
@@ -80,13 +108,11 @@ def overview(
     """Runs one of them: what it found, as JSON has it, and its picture.
 
     Raises:
-        UsageError: something it needs is not given, or an option that it has not.
+        UsageError: something it needs is not given, or an option that does not work.
     """
-    for name in options:
-        if name not in OVERVIEWS[method].options:
-            raise UsageError(f"{method}: {unknown('option', name, OVERVIEWS[method].options)}")
-    if method == "sanity":
-        return _sanity(source, image, data, layer, target, options)
+    chosen = read_options(method, OVERVIEWS[method].options, options)
+    if isinstance(chosen, SanityOptions):
+        return _sanity(source, image, data, layer, target, chosen)
     if data is None:
         raise UsageError(f"{method} looks over images; --data names their folder.")
     if layer is None:
@@ -94,7 +120,7 @@ def overview(
     run: Callable[..., tuple[dict[str, Any], Image]] = (
         _top_patches if method == "top_patches" else _evolution
     )
-    return run(source, data, layer, options)
+    return run(source, data, layer, chosen)
 
 
 def _probe(path: Path) -> Any:
@@ -130,20 +156,15 @@ def _batches(source: Source, paths: list[Path]) -> Iterator[Floats]:
 
 
 def _top_patches(
-    source: Source, data: Path, layer: str, options: Mapping[str, Any]
+    source: Source, data: Path, layer: str, options: TopPatchesOptions
 ) -> tuple[dict[str, Any], "Image"]:
     from zoo.explain import render
 
     paths = image_paths(data)
     probe = _probe(source.keras_file)
-    channels = options.get("channels")
-    if channels is None:
-        channels = list(range(min(MOST_CHANNELS, require_maps(probe, layer).output_shape[2])))
-    if isinstance(channels, int):
-        channels = [channels]
-    found = top_patches(
-        probe, _batches(source, paths), layer, channels, count=int(options.get("count", 9))
-    )
+    most = min(MOST_CHANNELS, require_maps(probe, layer).output_shape[2])
+    channels = options.channels or tuple(range(most))
+    found = top_patches(probe, _batches(source, paths), layer, channels, count=options.count)
     is_bgr = source.preprocessing.input.colour == "bgr"
     panels = []
     for channel, patches in found.items():
@@ -214,7 +235,7 @@ def _in_rows(
 
 
 def _evolution(
-    source: Source, data: Path, layer: str, options: Mapping[str, Any]
+    source: Source, data: Path, layer: str, options: EvolutionOptions
 ) -> tuple[dict[str, Any], "Image"]:
     from zoo.explain import render
 
@@ -231,7 +252,7 @@ def _evolution(
             probes[epoch] = trained.with_weights({name: file[name] for name in file.files})
     paths = image_paths(data)
     images = np.concatenate(list(_batches(source, paths)))
-    channel = int(options.get("channel", 0))
+    channel = options.channel
     stages = evolution(probes, images, layer, channel)
     patches = tuple(stage.patch for stage in stages)
     panels = [
@@ -266,17 +287,17 @@ def _sanity(
     data: Path | None,
     layer: str | None,
     target: str | None,
-    options: Mapping[str, Any],
+    options: SanityOptions,
 ) -> tuple[dict[str, Any], "Image"]:
     from zoo.explain import render
     from zoo.explain.cli import class_id
 
-    of = str(options.get("of", "grad_cam"))
+    of = options.of
     if of not in ATTRIBUTIONS:
         raise UsageError(f"sanity: {unknown('attribution method', of, ATTRIBUTIONS)}")
     if image is None and data is None:
         raise UsageError("Which image? sanity explains one, or those of --data, again and again.")
-    paths = [image] if image is not None else image_paths(data)[: int(options.get("images", 16))]  # type: ignore[arg-type]  # one of them is given
+    paths = [image] if image is not None else image_paths(data)[: options.images]  # type: ignore[arg-type]  # one of them is given
     trained = _probe(source.keras_file)
     every = [
         weight_randomisation(
@@ -287,7 +308,7 @@ def _sanity(
                 layer,
                 class_id(target, source.labels),
             ),
-            seed=int(options.get("seed", 0)),
+            seed=options.seed,
         )
         for path in paths
     ]

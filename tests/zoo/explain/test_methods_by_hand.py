@@ -297,6 +297,17 @@ def test_every_method_answers_or_says_why_not(probe, method):
         ("unit", {"layer": "image"}, "nothing is computed there"),
         ("invariance", {"options": {"motion": "jump"}}, "motion"),
         ("integrated_gradients", {"options": {"steps": 0}}, "steps"),
+        ("integrated_gradients", {"options": {"baseline": 1e39}}, "baseline"),
+        ("integrated_gradients", {"options": {"baseline": float("nan")}}, "baseline"),
+        ("occlusion", {"options": {"fill": -1e39}}, "fill"),
+        ("class_model", {"options": {"rate": float("nan")}}, "rate"),
+        ("inversion", {"layer": "relu1", "options": {"steps": [-1, 1, 1]}}, "steps"),
+        ("inversion", {"layer": "relu1", "options": {"steps": [0, 0, 0]}}, "at least one step"),
+        ("inversion", {"layer": "relu1", "options": {"tv": float("inf")}}, "tv"),
+        ("inversion", {"layer": "relu1", "options": {"seed": 2**32}}, "seed"),
+        ("invariance", {"options": {"motion": "scale", "values": [0]}}, "0.01 to 100 work"),
+        ("invariance", {"options": {"values": [1, 1e39]}}, "-2 to 2 work"),
+        ("invariance", {"options": {"fill": 1e39}}, "fill"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_what_can(probe, method, more, text):
