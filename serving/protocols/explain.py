@@ -9,12 +9,14 @@ from serving.protocols.service import Service
 from serving.protocols.tfs_rest import JSON
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import explain_json
+from serving.wire.tfs_json import encode_error
 
 _PATH = re.compile(
     r"/api/models/(?P<model>[^/]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/]+))?"
     r"/(?P<verb>layers|explain)"
 )
 PNG = (("content-type", "image/png"),)
+METHODS = {"layers": "GET", "explain": "POST"}
 
 
 class Explain:
@@ -32,16 +34,18 @@ class Explain:
         match = _PATH.fullmatch(request.path)
         if match is None:
             return None
+        allowed = METHODS[match["verb"]]
+        if request.method != allowed:
+            text = f"{request.method} is not answered at {request.path}; {allowed} is."
+            return HttpResponse(405, (*JSON, ("allow", allowed)), encode_error(text))
         target = Target(
             unquote(match["model"]),
             int(match["version"]) if match["version"] else None,
             unquote(match["label"]) if match["label"] else None,
         )
-        if (request.method, match["verb"]) == ("GET", "layers"):
+        if match["verb"] == "layers":
             found = await self._service.layers(target, deadline)
             return HttpResponse(200, JSON, explain_json.encode_layers(found))
-        if (request.method, match["verb"]) != ("POST", "explain"):
-            return None
         call = explain_json.decode_call(
             target,
             request.body,

@@ -64,6 +64,16 @@ async def test_the_deadline_and_the_request_id_go_with_the_call(ask, service):
     assert service.last is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "verb", "allowed"),
+    [("GET", "explain", "POST"), ("DELETE", "explain", "POST"), ("POST", "layers", "GET")],
+)
+async def test_another_method_is_answered_with_the_one_that_works(ask, method, verb, allowed):
+    answer = await ask(method, f"/api/models/m/{verb}", b"img", "method=input")
+    assert (answer.status, dict(answer.headers)["allow"]) == (405, allowed)
+    assert f"{allowed} is." in loads(answer.body)["error"]
+
+
 async def test_a_picture_comes_as_png(ask):
     answer = await ask("POST", "/api/models/m/explain", b"img", "method=input&format=png")
     assert dict(answer.headers)["content-type"] == "image/png"
