@@ -49,10 +49,41 @@ const troubles = new Map();
 
 function tell(error, part = "page") {
   if (error.name === "AbortError") return;
+  if (error.status === 404) { tellMissing(error, part); return; }
   const text = error instanceof api.ServerError
     ? (error.message === "offline" ? state.words.offline : error.message)
     : String(error.message ?? error);
   say(text, part);
+}
+
+let catchingUp = null;
+
+// A version that is gone has a successor, mostly: the page goes on with that.
+async function tellMissing(error, part) {
+  catchingUp ??= catchUp().finally(() => { catchingUp = null; });
+  try {
+    await catchingUp;
+  } catch (failure) {
+    if (failure.status !== 404) { tell(failure, part); return; }
+  }
+  const isStill = [state.first, state.second]
+    .some((each) => each && error.path.startsWith(`${api.place(each)}/`));
+  if (isStill) say(error.message, part);
+}
+
+async function catchUp() {
+  const before = { first: state.first, second: state.second };
+  const targets = await api.served();
+  const successor = (target) => target && (targets.find((each) => name(each) === name(target))
+    ?? targets.find((each) => each.model === target.model));
+  state.targets = targets;
+  state.first = successor(before.first) ?? before.first;
+  state.second = successor(before.second) ?? null;
+  fillTargets();
+  if (!targets.length) { say(state.words.noModels); return; }
+  if (name(state.second) !== name(before.second)) await chooseSecond(byId("second").value);
+  if (name(state.first) !== name(before.first)) await choose(state.first);
+  else if (!successor(before.first)) await choose(targets[0]).then(fillTargets);
 }
 
 function say(text, part = "page") {
@@ -234,6 +265,7 @@ function picture(info = state.info) {
 
 // Two loops, so that what takes longer to look at never holds up the answer.
 function changed(when) {
+  say("", "empty");
   // The first stroke that has no answer yet is what the wait is counted from.
   state.dirtyFrom ??= when;
   state.isStale = true;
@@ -648,7 +680,7 @@ function showOverlay() {
 
 async function runTrace(blob = null) {
   if (!state.info) return;
-  if (pad.isEmpty) { say(state.words.empty); return; }
+  if (pad.isEmpty) { say(state.words.empty, "empty"); return; }
   try {
     const found = await api.explain(state.first, blob ?? await picture(), { method: "trace" });
     state.trace = { ...found.facts, arrays: found.arrays };

@@ -1,8 +1,11 @@
 """The playground in a real browser: drawn on, looked at, and asked by keyboard."""
 
 import io
+import json
 import math
 import shutil
+import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -102,6 +105,7 @@ def open_page(page, server, model="lenet5_modern", **more):
 
 
 def draw(page, strokes):
+    page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     for stroke in strokes:
         places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
@@ -368,6 +372,49 @@ def test_no_answer_of_another_network_stays_beside_one_that_has_none(page, serve
     wait_for_text(page, "#alert", "Send it tensors.")
     assert page.locator("#answer-first").inner_text() == ""
     assert page.is_hidden("#looks")
+
+
+def test_a_version_that_takes_over_is_found_by_a_page_that_is_open(page, published, tmp_path):
+    base_path = tmp_path / "models"
+    model = base_path / published.model
+    shutil.copytree(published.base_path / published.model, model)
+    with serve(base_path, tmp_path, "--poll-interval-s", "0.2") as running:
+        page.foreign = []
+        page.goto(f"{running.url}/playground/")
+        page.wait_for_selector("html[data-ready]")
+        shutil.copytree(model / "1", tmp_path / "2")
+        shutil.move(tmp_path / "2", model / "2")
+        wait_for_version(running, published.model, 2)
+        draw(page, ZERO)
+        wait_for_text(page, "#answer-first", "version 2")
+        assert page.locator("#first option").all_inner_texts() == [f"{published.model} 2"]
+        wait_for_text(page, "#alert", "")
+        page.goto("about:blank")  # before its server goes
+        page.foreign.clear()
+        page.complaints[:] = [each for each in page.complaints if "404" not in each]
+
+
+def wait_for_version(server, model, version):
+    """Waits until it is the only one that is served."""
+    for _ in range(300):
+        with urllib.request.urlopen(f"{server.url}/v1/models/{model}") as answer:
+            told = json.load(answer)["model_version_status"]
+        served = [each["version"] for each in told if each["state"] == "AVAILABLE"]
+        if served == [str(version)]:
+            return
+        time.sleep(0.1)
+    raise AssertionError(told)
+
+
+def test_what_an_empty_field_lacks_is_forgotten_once_something_is_drawn(page, server):
+    open_page(page, server)
+    page.click("#trace-run")
+    wait_for_text(page, "#alert", "Draw something first.")
+    page.route("**/classify*", lambda route: route.fulfill(status=429, json={"error": "Too many."}))
+    draw(page, ZERO)
+    wait_for_text(page, "#alert", "Too many.")
+    assert "first" not in page.locator("#alert").inner_text()
+    page.complaints[:] = [each for each in page.complaints if "429" not in each]
 
 
 def test_what_goes_wrong_is_said(page, server, tmp_path):
