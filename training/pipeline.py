@@ -536,6 +536,7 @@ def _check(work: _Work, talk: Callable[[str], None]) -> None:
         dataset.labels,
         store.look(dataset),
         on_corrupt=work.recipe.data.on_corrupt,
+        notes=dataset.notes,
     )
     for warning in report.warnings:
         talk(f"check: {warning}")

@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from training import pipeline as pipelines
+from training.data.sources import ImagesSource
 from zoo.artifact import (
     MANIFEST,
     Architecture,
@@ -102,6 +106,22 @@ def test_a_group_of_another_kind_takes_the_place_of_the_old(tmp_path):
 def test_a_recipe_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UsageError, match=r"nothing.*A path of a YAML file"):
         pipelines.plan(pipelines.read(write(tmp_path, recipe="nothing")))
+
+
+def test_what_the_data_leave_out_is_told_before_anything_is_trained(tmp_path):
+    for name, suffix in (("a", "png"), ("b", "png"), ("c", "gif")):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            image = Image.fromarray(np.full((8, 8), 10 * number, np.uint8))
+            image.save(tmp_path / name / f"{number}.{suffix}")
+    data = ImagesSource(data_dir=tmp_path)
+    noted, told = {}, []
+    work = SimpleNamespace(
+        recipe=SimpleNamespace(data=data), note=lambda step, **facts: noted.update({step: facts})
+    )
+    pipelines._check(work, told.append)
+    assert any("c" in each and ".gif" in each for each in told), told
+    assert "check" in noted
 
 
 def test_no_label_leaves_the_labels_to_people(tmp_path):
