@@ -12,7 +12,6 @@ import io
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from serving.core.threads import EngineThreads
 from serving.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -151,8 +151,7 @@ class Explainer:
         self._maps: Probe | None = None
         self._gradients: RemoteProbe | None = None
         self._executors = {
-            kind: ThreadPoolExecutor(1, thread_name_prefix=f"explain-{model}-{version}")
-            for kind in ("maps", "gradients")
+            kind: EngineThreads(1, f"explain-{model}-{version}") for kind in ("maps", "gradients")
         }
         self._waiting = 0
 

@@ -8,7 +8,6 @@ one stays. Where memory is short, a model may have the old one go first.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from serving.core.memory import give_back
 from serving.core.servable import Servable
 from serving.core.shelves import Shelf, Shelves
 from serving.core.sources import Configured, Source
+from serving.core.threads import EngineThreads
 from serving.errors import (
     LabelNotFoundError,
     LoadError,
@@ -105,7 +105,7 @@ class Repository:
         self._put_away: set[str] = set()
         # One change at a time, and one load at a time: two would slow what serves.
         self._changing = asyncio.Lock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loader = EngineThreads(1, "load")
         self._unloading: set[asyncio.Task[None]] = set()
         self._is_halted = False
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from serving.core.explain import Explainer
 from serving.core.memory import resident_bytes
 from serving.core.reuse import Reuse, key_of_images, key_of_tensors
 from serving.core.statistics import Tally
+from serving.core.threads import EngineThreads
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -156,9 +157,7 @@ class Servable:
             name = Path(error.filename).name if error.filename else "a file"
             raise LoadError(f"{name} cannot be read: {error.strerror}.") from error
         self._reuse = Reuse(answers_once=options.answers_once, cache_bytes=options.cache_bytes)
-        self._executor = ThreadPoolExecutor(
-            self.tuned.streams, thread_name_prefix=f"{model}-{version}"
-        )
+        self._executor = EngineThreads(self.tuned.streams, f"{model}-{version}")
         self._inline_rows = self._rows_here(self.tuned.batch_s) if self.is_batched else 0
         rows = options.max_batch_rows or self.tuned.max_rows
         sizes = options.batch_sizes

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.core.threads import EngineThreads
 from serving.messages import Array
 from zoo.artifact import CACHE, write_atomically
 
@@ -81,7 +82,7 @@ def measure(
         until: The moment on the monotonic clock when trying ends; one row is always tried.
     """
     found: dict[int, float] = {}
-    with ThreadPoolExecutor(streams) as pool:
+    with EngineThreads(streams) as pool:
         for rows in SIZES:
             expected_s = 2 * max(found.values(), default=0.0)
             if found and time.monotonic() + (1 + _repeats(expected_s)) * expected_s > until:
