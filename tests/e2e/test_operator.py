@@ -1,5 +1,6 @@
 """What an operator meets: ports, signals and files at the wrong moment."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -80,11 +81,29 @@ def test_a_server_that_is_stopped_while_it_loads_loads_no_more(tmp_path):
     assert not (tmp_path / "ready").exists()
 
 
-def test_a_terminal_that_closes_ends_a_server_as_a_stop_does(base_path, tmp_path):
+@pytest.fixture
+def hangup():
+    """Sets what a server inherits: with `nohup` before them, these tests ignore the signal."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda how: signal.signal(signal.SIGHUP, how)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_closes_ends_a_server_as_a_stop_does(base_path, tmp_path, hangup):
+    hangup(signal.SIG_DFL)
     with serve_light(base_path, tmp_path) as server:
-        server.process.send_signal(1)
+        server.process.send_signal(signal.SIGHUP)
         assert server.process.wait(20) == 0
         assert "stopped" in server.log.read_text()
+
+
+def test_a_server_that_is_started_with_nohup_outlives_its_terminal(base_path, tmp_path, hangup):
+    hangup(signal.SIG_IGN)
+    with serve_light(base_path, tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(1)
+        assert server.stop() == 0
 
 
 def test_a_configuration_that_changes_while_models_load_is_seen(base_path, tmp_path, poll):
