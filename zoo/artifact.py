@@ -327,23 +327,31 @@ def _fsync_tree(root: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces a small file: a reader sees the old bytes or the new ones, whole."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    """Replaces a small file: a reader sees the old bytes or the new ones, whole.
+
+    The folder is held while that happens: where it is renamed meanwhile, the file goes with it,
+    and is not said to be missing after it was written.
+    """
+    temporary = f".{path.name}-{uuid.uuid4().hex[:8]}"
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _fsync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+        finally:
+            # On a disk that has become read-only, even this fails.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            os.close(folder)
     except OSError as error:
         # A full disk names no file, and nobody knows the temporary one.
         error.filename, error.filename2 = str(path), None
         raise
-    finally:
-        # On a disk that has become read-only, even this fails.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def write_labels(model_path: Path, labels: Mapping[str, int]) -> None:

@@ -170,3 +170,30 @@ def test_a_reader_never_sees_half_a_version_though_writers_are_killed_at_random_
     assert sorted(seen) == list(range(1, len(seen) + 1))
     write(tmp_path)  # and the next writer removes what the killed ones left behind
     assert [path.name for path in (tmp_path / "m").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_that_was_written_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    # Somebody takes the folder away just then, as who collects drift's windows does.
+    place, taken = tmp_path / "place", tmp_path / "taken"
+    place.mkdir()
+    replace = os.replace
+
+    def replace_and_take_away(*paths, **handles):
+        replace(*paths, **handles)
+        place.rename(taken)
+
+    monkeypatch.setattr(os, "replace", replace_and_take_away)
+    artifact.write_atomically(place / "window.json", b"whole")
+    assert [each.name for each in taken.iterdir()] == ["window.json"]
+    assert (taken / "window.json").read_bytes() == b"whole"
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        artifact.write_atomically(tmp_path / "nowhere" / "window.json", b"")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "window.json")
+    (tmp_path / "window.json").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        artifact.write_atomically(tmp_path / "window.json", b"")
+    assert caught.value.filename == str(tmp_path / "window.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["window.json"]
