@@ -190,7 +190,7 @@ def _plain(value: Any) -> Any:
         case bool():
             return int(value)
         case str():
-            return value.encode("utf-8", "surrogatepass")
+            return value.encode()
         case dict():
             return read_base64(value["b64"], "examples")
         case _:

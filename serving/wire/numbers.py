@@ -150,5 +150,5 @@ def _keys(mapping: Any) -> set[str]:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "as_dict"):
-        return value.as_dict()
-    return value.as_list() if hasattr(value, "as_list") else value
+        return {key: _plain(value[key]) for key in _keys(value)}
+    return [_plain(each) for each in value] if hasattr(value, "as_list") else value

@@ -158,17 +158,8 @@ def _read_head(text: bytes) -> _Head:
         inputs,
         _requested(document.get("outputs")),
         read_parameters(_parameters(document, "the request")),
-        _id(document.get("id")),
+        "" if document.get("id") is None else str(document["id"]),
     )
-
-
-def _id(given: Any) -> str:
-    text = "" if given is None else str(given)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError("The id is no Unicode text.", field="id") from error
-    return text
 
 
 def _split(body: bytes | memoryview, header_length: str | None) -> int:
@@ -244,7 +235,7 @@ def _from_json(data: Any, name: str, shape: tuple[int, ...], dtype: str) -> Arra
         )
     found = np.empty(number, dtype=np.object_)
     if dtype == "bytes":
-        found[:] = [value.encode("utf-8", "surrogatepass") for value in flat]
+        found[:] = [value.encode() for value in flat]
         return found.reshape(shape)
     try:
         with np.errstate(over="ignore"):

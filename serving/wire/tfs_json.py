@@ -6,6 +6,7 @@ The server needs orjson and simdjson for speed; the client works without them.
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -52,9 +53,13 @@ _SPELLED = {"float16": "half"}
 _INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b')
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STEPS = np.zeros(256, np.int64)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+
+# What Python reads and RapidJSON does not: numbers beyond a double, and halves of surrogate pairs.
+_LARGE = re.compile(r"[eE]\+?0*[1-9][0-9]{2}|[0-9]{200}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 # NumPy has no arrays of more dimensions.
 _MOST_LEVELS = 64
@@ -64,7 +69,9 @@ _MOST_LEVELS = 64
 
 
 def loads(body: bytes) -> Any:
-    """Reads JSON as TensorFlow Serving does: NaN and Infinity are numbers, a tail is ignored.
+    """Reads JSON as TensorFlow Serving does.
+
+    NaN and Infinity are numbers, of a key that comes twice the first counts, a tail is ignored.
 
     Raises:
         InvalidRequestError: it is no JSON; says where.
@@ -74,14 +81,32 @@ def loads(body: bytes) -> Any:
     _check_depth(body)
     if orjson is not None:
         try:
-            return orjson.loads(body)
+            document = orjson.loads(body)
         except orjson.JSONDecodeError:
             pass  # it may still be what TensorFlow Serving takes
+        else:
+            if _has_all_members(body, document):
+                return document
+    return _loads_by_rule(body)
+
+
+def _loads_by_rule(body: bytes) -> Any:
     try:
         text = body.decode("utf-8").lstrip()
         if "Inf" in text:
             text = _INF.sub(lambda found: found[1] or "Infinity", text)
-        return json.JSONDecoder().raw_decode(text)[0]
+        decoder = json.JSONDecoder(
+            object_pairs_hook=_first_of_each, parse_float=_finite if _LARGE.search(text) else None
+        )
+        document, end = decoder.raw_decode(text)
+        if escape := _SURROGATE.search(text, 0, end):
+            try:
+                json.dumps(document, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise InvalidRequestError(
+                    "JSON Parse error: The surrogate pair in string is invalid. at offset: "
+                    f"{escape.start()}"
+                ) from None
     except json.JSONDecodeError as error:
         raise InvalidRequestError(
             f"JSON Parse error: {error.msg} at offset: {error.pos}"
@@ -95,6 +120,42 @@ def loads(body: bytes) -> Any:
     except ValueError as error:
         # Python reads no whole number of thousands of digits.
         raise InvalidRequestError("JSON Parse error: A number has too many digits") from error
+    return document
+
+
+def _first_of_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        found.setdefault(name, value)
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise InvalidRequestError(
+            f"JSON Parse error: Number too big to be stored in double: {text:.40}"
+        )
+    return number
+
+
+def _has_all_members(body: bytes, document: Any) -> bool:
+    """Whether a document has every member that its text has: of a key that came twice one is gone.
+
+    Each member brings a colon. Where there are more, they may still be those of texts.
+    """
+    members = _count_members(document)
+    return body.count(b":") == members or _TEXTS.sub(b"", body).count(b":") == members
+
+
+def _count_members(value: Any) -> int:
+    """Members of all objects, but for those within lists that begin with something else."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_members, value.values()))
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    return sum(map(_count_members, value)) if isinstance(first, dict) else 0
 
 
 def _check_depth(body: bytes) -> None:
@@ -367,7 +428,7 @@ def _collect(value: Any, name: str, flat: list[bytes], shape: list[int], level: 
     if level != len(shape):
         raise _ragged(name, level)
     if isinstance(value, str):
-        flat.append(value.encode("utf-8", "surrogatepass"))
+        flat.append(value.encode())
     elif is_base64(value):
         flat.append(read_base64(value["b64"], name))
     else:

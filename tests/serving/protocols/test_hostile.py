@@ -123,7 +123,7 @@ OVER_REST = [
     (V1, {"instances": [None]}, 400, "Type: Null"),
     (V1, {"instances": [{"b64": "!"}]}, 400, "not of expected type: float"),
     (V1, {"inputs": {"picture": [1.0]}}, 400, "Missing named input: image"),
-    (V1, {"instances": [[[[1e999]]]]}, 400, "[1, 1, 1, 1]"),
+    (V1, b'{"instances": [[[[1e999]]]]}', 400, "Number too big"),
     (V1, {"instances": []}, 400, "No values in 'instances'"),
     (V1, {"instances": [1.0], "inputs": [1.0]}, 400, "only 'instances' or 'inputs'"),
     (V1, {"signature_name": 7, "instances": [1.0]}, 400, "is not a string"),

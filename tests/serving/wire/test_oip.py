@@ -123,7 +123,7 @@ def test_a_body_without_json_is_the_only_input():
             {},
             "timeout is 10000.* a whole number from 0 to 9223372036854775807",
         ),
-        ({**tensor(data=[1, 2]), "id": "\ud800"}, {}, "id is no Unicode text"),
+        ({**tensor(data=[1, 2]), "id": "\ud800"}, {}, "surrogate pair in string is invalid"),
         (b"", {}, "The document is empty"),
         ({"inputs": tensor(data=[1, 2])["inputs"] * 2}, {}, "'x' comes twice"),
     ],
@@ -348,6 +348,10 @@ def test_the_fast_path_is_taken_for_the_usual_request():
         assert numbers.read_tensors(body.encode()) is None
     twice = b'{"inputs": [{"name": "x", "datatype": "FP32", "data": [1], "data": [2]}]}'
     assert numbers.read_tensors(twice) is None
+    again = {"inputs": [], "parameters": {"binary_data_output": True, "x": 1}}
+    body = json.dumps(again).encode().replace(b'"x": 1', b'"binary_data_output": false')
+    assert numbers.read_tensors(body) is None
+    assert decode(body).wanted("y").is_binary
 
 
 def test_a_large_tensor_of_a_grpc_request_is_not_copied():

@@ -93,8 +93,55 @@ def test_the_fast_path_is_taken_for_the_usual_request():
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": {"x": 1, "x": 2}, "a": 3}',
+        b'{"a": [{"x": 1, "x": "2:3"}], "b": 1, "b": 2}',
+        b'{"a": [[], {"x": 1, "x": [":"]}]}',
+        b'{"a": [1, {"x": 1, "x": 2}], "c": NaN}',
+    ],
+)
+def test_of_a_key_that_comes_twice_the_first_counts(body):
+    def first(members):
+        return dict(reversed(members))
+
+    np.testing.assert_equal(tfs_json.loads(body), json.loads(body, object_pairs_hook=first))
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"signature_name": "", "signature_name": "z", "instances": [1]}', 1.0),
+        (b'{"instances": [{"x": 1, "x": 2}]}', 1.0),
+        (b'{"inputs": {"x": [1], "x": [2]}}', 1.0),
+        (b'{"inputs": [1], "inputs": [2]}', 1.0),
+        (b'{"inputs": [NaN], "inputs": [2]}', float("nan")),
+    ],
+)
+def test_it_counts_for_every_reader_alike(body, value):
+    np.testing.assert_array_equal(decode(body)[0].inputs["x"], [value])
+
+
+def test_colons_within_texts_are_no_members():
+    body = json.dumps({"inputs": [{"b64": "AA=="}, "a:b", '\\"c": "'], "z": {"k": ":"}}).encode()
+    document = json.loads(body)
+    assert tfs_json._has_all_members(body, document)
+    document["z"] = {}
+    assert not tfs_json._has_all_members(body, document)
+
+
+def test_whole_pairs_of_surrogates_are_characters_and_an_escaped_backslash_is_none_of_them():
+    assert tfs_json.loads(b'["\\ud83d\\ude00", "\\\\ud800", NaN]')[:2] == ["\U0001f600", "\\ud800"]
+
+
+@pytest.mark.parametrize(
     ("body", "words"),
     [
+        (b'{"instances": [1e999]}', "JSON Parse error: Number too big.*1e999"),
+        (b'{"instances": [[1.5, -1E+0309], NaN]}', "JSON Parse error: Number too big"),
+        (b'{"instances": [1' + b"0" * 250 + b".0e99]}", "JSON Parse error: Number too big"),
+        (b'{"signature_name": "\\ud800", "instances": [1]}', "surrogate pair.*offset: 20"),
+        (b'{"z": "\\uDC00\\ud800", "instances": [1]}', "surrogate pair in string is invalid"),
         (b"", "JSON Parse error: The document is empty"),
         (b"   ", "JSON Parse error: The document is empty"),
         (b"{", "JSON Parse error: .* at offset: 1"),
