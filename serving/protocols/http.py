@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 import uuid
+from dataclasses import replace
 from importlib.metadata import version
 
 from serving.errors import InvalidRequestError, NotReadyError, OverloadedError
@@ -71,6 +72,8 @@ def build_http(
     )
 
     async def answer(request: HttpRequest, journey: Journey) -> HttpResponse:
+        if request.method == "HEAD":  # GET without the body, which the listener leaves out
+            request = replace(request, method="GET")
         for prefix, protocol, front, unfold in fronts:
             if request.path.startswith(prefix):
                 journey.protocol = protocol

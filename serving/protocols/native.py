@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from urllib.parse import parse_qs, unquote
 
 from serving.errors import InvalidRequestError
@@ -40,8 +39,6 @@ class Native:
         Raises:
             ServingError: what is wrong with it.
         """
-        if request.method == "HEAD":  # the listener leaves the body out
-            request = replace(request, method="GET")
         if request.method == "GET" and request.path == "/api/models":
             return HttpResponse(200, JSON, native_json.encode_models(self._service.models()))
         if (explained := await self._explain.handle(request, deadline)) is not None:

@@ -44,20 +44,21 @@ class OipRest:
             ServingError: what is wrong with it.
         """
         path = request.path.rstrip("/")
-        # The listener leaves the body out.
-        method = "GET" if request.method == "HEAD" else request.method
+        method = request.method
         found = (_read if len(path) <= _MOST_KEPT_PATH else _read.__wrapped__)(path)
         target, verb = found if found is not None else (None, None)
         if target is not None and verb == "/infer":
-            return await self._infer(target, request, deadline) if method == "POST" else _wrong()
+            return (
+                await self._infer(target, request, deadline) if method == "POST" else _wrong("POST")
+            )
         if path == "/v2/repository/index":
-            return self._index(request) if method == "POST" else _wrong()
+            return self._index(request) if method == "POST" else _wrong("POST")
         if change := _REPOSITORY.fullmatch(path):
-            return await self._change(change, request) if method == "POST" else _wrong()
+            return await self._change(change, request) if method == "POST" else _wrong("POST")
         if path.startswith(_SHARED_MEMORY):
             raise oip.no_shared_memory()
         if method != "GET":
-            return _wrong() if target else _not_found()
+            return _wrong("GET, HEAD") if target else _not_found()
         if target is None or path == "/v2/models/stats":
             return self._server(path)
         return self._model(target, verb)
@@ -152,8 +153,9 @@ def _flag(name: str, *, is_true: bool) -> HttpResponse:
     return HttpResponse(200 if is_true else 503, JSON, dumps({name: is_true}))
 
 
-def _wrong() -> HttpResponse:
-    return HttpResponse(405, JSON, dumps({"error": "Method Not Allowed"}))
+def _wrong(allowed: str) -> HttpResponse:
+    headers = (*JSON, ("allow", allowed))
+    return HttpResponse(405, headers, dumps({"error": "Method Not Allowed"}))
 
 
 def _not_found() -> HttpResponse:

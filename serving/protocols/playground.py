@@ -52,7 +52,7 @@ def pages() -> Mapping[str, tuple[bytes, str, str]]:
 async def handle(request: HttpRequest, deadline: float | None) -> HttpResponse:
     """One file of the playground; `/playground` itself leads to `/playground/`."""
     del deadline  # a file is there at once
-    if request.method not in ("GET", "HEAD"):
+    if request.method != "GET":
         raise UnsupportedError(f"{request.method} {PATH}: GET and HEAD work.")
     if request.path == PATH:
         return HttpResponse(308, (("location", f"{PATH}/"), *HEADERS))
