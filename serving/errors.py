@@ -18,6 +18,7 @@ that carry `exit_code` are also answers of the command line (2 usage, 3 data).
     +-- PermissionDeniedError
     |   +-- UnauthenticatedError
     +-- EngineError
+    |   +-- RowsError
     +-- LoadError
     +-- ConfigError          exit code 2
 """
@@ -123,6 +124,17 @@ class EngineError(ServingError):
     """The engine failed on a request that looked right."""
 
 
+class RowsError(EngineError):
+    """The model gave other rows than it got, so its answer cannot be divided or put together."""
+
+    def __init__(self, output: str, shape: Iterable[int], rows: int) -> None:
+        super().__init__(
+            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension "
+            f"sizes of the input tensors: {output!r} has shape {list(shape)} for a batch of {rows}. "
+            "Requests cannot share batches of this model, nor be padded or split."
+        )
+
+
 class LoadError(ServingError):
     """A version could not be loaded or did not prove itself; the text says why."""
 
@@ -147,6 +159,7 @@ CODES: tuple[tuple[type[Exception], str], ...] = (
     (UnsupportedError, "UNIMPLEMENTED"),
     (UnauthenticatedError, "UNAUTHENTICATED"),
     (PermissionDeniedError, "PERMISSION_DENIED"),
+    (RowsError, "FAILED_PRECONDITION"),
     (EngineError, "INTERNAL"),
     (LoadError, "UNKNOWN"),
 )

@@ -11,9 +11,11 @@ Rules:
    before its deadline, is refused at once. A more urgent request takes the place of a less urgent.
 4. A request larger than a batch is split, and its answer put together again.
 5. A batch is padded only to a size that exists.
+6. A request that the model refuses is alone in it: those that shared its batch are run again.
 """
 
 import asyncio
+import logging
 import time
 from bisect import bisect_left
 from collections import deque
@@ -25,11 +27,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.errors import CancelledError, DeadlineExceededError, EngineError, OverloadedError
+from serving.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    OverloadedError,
+    RowsError,
+)
 from serving.messages import Array
+
+log = logging.getLogger(__name__)
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
+Outcome = Mapping[str, Array] | Exception
 
 # Priorities as Triton has them: 1 is the highest, 0 stands for the default.
 DEFAULT_LEVEL = 8
@@ -122,6 +133,7 @@ class Batcher:
         self._row_s = settings.row_s
         self._is_scheduled = False
         self._seen_rows = 0
+        self._may_join = True
 
     @property
     def queued_rows(self) -> int:
@@ -146,6 +158,7 @@ class Batcher:
         Raises:
             OverloadedError: the queue is full, or so long that the answer would be late.
             DeadlineExceededError: its time was over before it ran.
+            RowsError: it was padded or split, and the outputs have other rows.
         """
         rows = len(next(iter(inputs.values())))
         self.admit(rows, deadline, level)
@@ -165,6 +178,8 @@ class Batcher:
             # Once one has failed, nobody waits for the others.
             for future in futures:
                 future.cancel()
+        for part, each in zip(parts, ran, strict=True):
+            _check_rows(each.outputs, len(next(iter(part.values()))))
         return Ran(
             {name: np.concatenate([each.outputs[name] for each in ran]) for name in ran[0].outputs},
             ran[0].queue_s,
@@ -308,7 +323,9 @@ class Batcher:
             while queue:
                 first = queue[0]
                 if batch and (
-                    first.key != batch[0].key or rows + first.rows > self._settings.max_rows
+                    first.key != batch[0].key
+                    or rows + first.rows > self._settings.max_rows
+                    or not self._may_join
                 ):
                     return batch
                 queue.popleft()
@@ -327,10 +344,12 @@ class Batcher:
             del self._queues[level]
         return batch
 
-    def _run_batch(
-        self, run: Run, batch: list[_Waiting], rows: int
-    ) -> Mapping[str, Array] | Exception:
-        """Runs in the executor: nothing here touches the loop."""
+    def _run_batch(self, run: Run, batch: list[_Waiting], rows: int) -> Outcome | list[Outcome]:
+        """Runs in the executor: nothing here touches the loop.
+
+        Returns:
+            What the batch gave, or where its requests had to be run apart, what each of them gave.
+        """
         try:
             if len(batch) == 1:
                 joined = batch[0].inputs
@@ -347,17 +366,27 @@ class Batcher:
                     for name, array in joined.items()
                 }
             outputs = run(joined)
-            if size == rows and len(batch) == 1:
-                return outputs
-            for name, array in outputs.items():
-                if np.ndim(array) == 0 or len(array) != size:
-                    raise EngineError(
-                        f"Output {name!r} has shape {list(np.shape(array))} for a batch of {size}, "
-                        "so requests cannot share batches of this model."
-                    )
+            if size > rows or len(batch) > 1:
+                _check_rows(outputs, size)
+        except (InvalidRequestError, RowsError) as error:
+            if len(batch) == 1:
+                return error
+            if isinstance(error, RowsError):
+                log.warning("from here on each request is a batch of its own: %s", error)
+                self._may_join = False
+            return [self._run_apart(run, each) for each in batch]
         except Exception as error:  # noqa: BLE001 - every kind goes to those who wait
             return error
         return outputs
+
+    def _run_apart(self, run: Run, request: _Waiting) -> Outcome:
+        if request.future.done():
+            return CancelledError("The caller has gone.")
+        if request.deadline is not None and time.monotonic() >= request.deadline:
+            return DeadlineExceededError("The deadline passed while others of its batch were run.")
+        outcome = self._run_batch(run, [request], request.rows)
+        assert not isinstance(outcome, list)  # noqa: S101 - one request is not divided
+        return outcome
 
     def _padded(self, rows: int) -> int:
         sizes = self._settings.sizes
@@ -369,7 +398,7 @@ class Batcher:
         batch: list[_Waiting],
         rows: int,
         started: float,
-        done: "asyncio.Future[Mapping[str, Array] | Exception]",
+        done: "asyncio.Future[Outcome | list[Outcome]]",
     ) -> None:
         self._running -= 1
         self._running_rows -= rows
@@ -383,11 +412,20 @@ class Batcher:
         batch: list[_Waiting],
         rows: int,
         started: float,
-        outcome: Mapping[str, Array] | Exception,
+        outcome: Outcome | list[Outcome],
     ) -> None:
         seconds = time.monotonic() - started
+        if isinstance(outcome, list):
+            for each, one in zip(batch, outcome, strict=True):
+                self._answer([each], each.rows, started, seconds, one)
+            return
         if not isinstance(outcome, Exception):
             self._measured(rows, seconds)
+        self._answer(batch, rows, started, seconds, outcome)
+
+    def _answer(
+        self, batch: list[_Waiting], rows: int, started: float, seconds: float, outcome: Outcome
+    ) -> None:
         is_whole = len(batch) == 1 and self._padded(rows) == rows
         place = 0
         for each in batch:
@@ -414,3 +452,9 @@ class Batcher:
             self._row_s = row_s
         if self._on_batch is not None:
             self._on_batch(rows, seconds)
+
+
+def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:
+    for name, array in outputs.items():
+        if np.ndim(array) == 0 or len(array) != rows:
+            raise RowsError(name, np.shape(array), rows)

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core.batching import Batcher, Batching, level_of
-from serving.errors import DeadlineExceededError, EngineError, OverloadedError
+from serving.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    RowsError,
+    code_of,
+)
 
 
 class Doubler:
@@ -276,12 +283,74 @@ async def test_who_had_to_wait_is_told_so(executor):
     assert [each.was_queued for each in await asyncio.gather(first, second)] == [False, True]
 
 
-async def test_an_engine_that_mixes_rows_is_told_apart_from_a_bad_request():
-    batcher = Batcher(lambda inputs: {"y": inputs["x"].sum()}, Batching(), None)
-    results = await asyncio.gather(
-        batcher.submit(rows(1), None), batcher.submit(rows(2), None), return_exceptions=True
+async def test_a_model_that_mixes_rows_answers_each_request_apart(caplog):
+    batches = []
+
+    def total(inputs):
+        batches.append(len(inputs["x"]))
+        return {"y": inputs["x"].sum(keepdims=True)}
+
+    batcher = Batcher(total, Batching(), None)
+    requests = (rows(1, 2), rows(3, 4), rows(5))
+    for _ in range(2):
+        ran = await asyncio.gather(*(batcher.submit(each, None) for each in requests))
+        assert [each.outputs["y"].tolist() for each in ran] == [[3.0], [7.0], [5.0]]
+    assert batches == [5, 2, 2, 1, 2, 2, 1]
+    assert "each request is a batch of its own" in caplog.text
+
+
+@pytest.mark.parametrize("limits", [Batching(max_rows=2), Batching(max_rows=4, sizes=(4,))])
+async def test_what_cannot_be_divided_is_neither_split_nor_padded(limits):
+    batcher = Batcher(lambda inputs: {"y": inputs["x"].sum(keepdims=True)}, limits, None)
+    with pytest.raises(RowsError, match=r"'y' has shape \[1\] for a batch of [24]"):
+        await batcher.submit(rows(1, 2, 3), None)
+    assert code_of(RowsError("y", (1,), 2)) == "FAILED_PRECONDITION"
+
+
+async def test_who_shares_a_batch_with_a_bad_request_is_answered_all_the_same():
+    def roots(inputs):
+        if (inputs["x"] < 0).any():
+            raise InvalidRequestError("a negative number has no root")
+        return {"y": np.sqrt(inputs["x"])}
+
+    batcher = Batcher(roots, Batching(), None)
+    bad, good, late = await asyncio.gather(
+        batcher.submit(rows(-1), None),
+        batcher.submit(rows(4, 9), None),
+        batcher.submit(rows(1), time.monotonic() + 60),
+        return_exceptions=True,
     )
-    assert all("cannot share batches" in str(each) for each in results)
+    assert isinstance(bad, InvalidRequestError)
+    assert (good.outputs["y"].tolist(), late.outputs["y"].tolist()) == ([2.0, 3.0], [1.0])
+
+
+async def test_of_a_batch_that_is_run_apart_the_late_and_the_gone_are_not_run(executor):
+    asked = []
+    runs, gate = threading.Event(), threading.Event()
+
+    def refuse(inputs):
+        asked.append(inputs["x"].tolist())
+        if len(inputs["x"]) > 1:
+            runs.set()
+            gate.wait(20)
+            raise InvalidRequestError("not together")
+        return inputs
+
+    batcher = Batcher(refuse, Batching(), executor)
+    deadline = time.monotonic() + 1
+    gone, late, good = (
+        asyncio.create_task(batcher.submit(rows(n), deadline if n == 2 else None))
+        for n in (1, 2, 3)
+    )
+    await asyncio.to_thread(runs.wait, 20)
+    gone.cancel()
+    while time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    gate.set()
+    with pytest.raises(DeadlineExceededError):
+        await late
+    assert (await good).outputs["x"].tolist() == [3.0]
+    assert asked == [[1.0, 2.0, 3.0], [3.0]]
 
 
 async def test_an_error_reaches_everybody_in_its_batch_and_the_next_batch_runs():
