@@ -29,6 +29,7 @@ class Limits:
         streams: Calls open at the same time on one gRPC connection.
         connections: HTTP connections open at the same time.
         active_requests: Requests being answered at the same time, of all protocols.
+        run_s: Seconds of one run of an engine in a process of its own, whatever deadline it has.
     """
 
     request_bytes: int = 64 << 20
@@ -46,6 +47,7 @@ class Limits:
     streams: int = 1024
     connections: int = 4096
     active_requests: int = 8192
+    run_s: int = 300
 
     def change(self, **values: int) -> None:
         """Sets some of them; called once, before the server opens.

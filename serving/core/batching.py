@@ -38,7 +38,7 @@ from serving.messages import Array
 
 log = logging.getLogger(__name__)
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Run = Callable[..., Mapping[str, Array]]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 Outcome = Mapping[str, Array] | Exception
 
@@ -109,6 +109,7 @@ class Batcher:
         inline_rows: Batches of so few rows run right here although there is an executor, when
             nothing else runs: changing threads costs more than they do. One in a turn of the loop.
         run_alone: Runs a batch while no other runs and none waits; `run` by default.
+        tells_deadline: Whether `run` is also told when nobody waits for the batch any more.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class Batcher:
         on_batch: Callable[[int, float], None] | None = None,
         inline_rows: int = 0,
         run_alone: Run | None = None,
+        *,
+        tells_deadline: bool = False,
     ) -> None:
         self._run = run
         self._run_alone = run_alone or run
@@ -126,6 +129,7 @@ class Batcher:
         self._executor = executor
         self._on_batch = on_batch
         self._inline_rows = inline_rows
+        self._tells_deadline = tells_deadline
         self._queues: dict[int, deque[_Waiting]] = {}
         self._queued_rows = 0
         self._running = 0
@@ -365,7 +369,7 @@ class Batcher:
                     name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)])
                     for name, array in joined.items()
                 }
-            outputs = run(joined)
+            outputs = run(joined, _latest(batch)) if self._tells_deadline else run(joined)
             if size > rows or len(batch) > 1:
                 _check_rows(outputs, size)
         except (InvalidRequestError, RowsError) as error:
@@ -452,6 +456,12 @@ class Batcher:
             self._row_s = row_s
         if self._on_batch is not None:
             self._on_batch(rows, seconds)
+
+
+def _latest(batch: list[_Waiting]) -> float | None:
+    """When the last of them stops waiting; None when one waits without end."""
+    deadlines = [each.deadline for each in batch if each.deadline is not None]
+    return max(deadlines) if len(deadlines) == len(batch) else None
 
 
 def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:

@@ -6,11 +6,12 @@ Array names: n image, h row, w column, c channel, k class.
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -400,12 +401,24 @@ class Servable:
         sizes: list[tuple[int, int]] | None = None,
     ) -> Ran:
         if self.is_batched:
-            ran = await self._batcher(signature).submit(inputs, deadline, level_of(priority))
+            asked = self._batcher(signature).submit(inputs, deadline, level_of(priority))
+            ran = await (self._in_time(asked, deadline) if self._has_process else asked)
         else:
             ran = await self._run_alone(signature, inputs, deadline)
         if self._watch is not None:
             self._watch.saw(inputs, ran.outputs, sizes)
         return ran
+
+    async def _in_time(self, asked: Coroutine[Any, Any, Ran], deadline: float | None) -> Ran:
+        """An answer of an engine that may never give one, by the deadline."""
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                return await asked
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                "The deadline passed before the model's process had answered."
+            ) from error
 
     async def _run_alone(
         self, signature: str, inputs: Mapping[str, Array], deadline: float | None
@@ -462,6 +475,7 @@ class Servable:
                 self.tally.batch,
                 self._inline_rows,
                 None if self._whole is None else partial(self._whole.run, signature),
+                tells_deadline=self._has_process,
             )
         return self._batchers[key]
 

@@ -31,7 +31,7 @@ from serving.errors import (
     ServingError,
     UnsupportedError,
 )
-from serving.limits import NO_LIMITS
+from serving.limits import LIMITS, NO_LIMITS
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
 from zoo.artifact import Manifest, read_manifest
@@ -157,7 +157,8 @@ class WorkerModel:
         """Runs a signature in the worker.
 
         What still runs after its deadline holds up all others. It is given as long again as a worker
-        takes to start: to end it sooner could cost them more than it saves.
+        takes to start: to end it sooner could cost them more than it saves. Without a deadline, or
+        with one that is far away, the limit `run_s` ends it.
         """
         request = tfs_proto.encode_predict_request(PredictCall(Target("worker"), inputs, signature))
         with self._lock:
@@ -168,20 +169,25 @@ class WorkerModel:
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise DeadlineExceededError("The deadline passed before the worker was free.")
-            connection.settimeout(None if left_s is None else left_s + self._start_s)
+            within_s = min(LIMITS.run_s, float("inf") if left_s is None else left_s + self._start_s)
+            connection.settimeout(within_s)
             try:
                 _send(connection, REQUEST, request)
                 kind, body = _receive(connection)
             except TimeoutError as error:
                 log.warning(
-                    "a run of %s went on for %.1f s after its deadline: its worker is ended, the "
-                    "next request starts another",
+                    "a run of %s did not end within %.1f s: its worker is ended, the next request "
+                    "starts another",
                     self._path,
-                    self._start_s,
+                    within_s,
                 )
                 self._kill()
                 self._stop()
-                raise DeadlineExceededError("The deadline passed while the model ran.") from error
+                raise DeadlineExceededError(
+                    f"The run did not end within {within_s:g} s, the limit run_s."
+                    if within_s == LIMITS.run_s
+                    else "The deadline passed while the model ran."
+                ) from error
             except (EOFError, OSError) as error:
                 code = self._stop()
                 if self._is_closed:

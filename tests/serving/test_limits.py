@@ -230,8 +230,10 @@ BEYOND = {
     "image_pixels": (3, [(API, PNG)], [], "2 x 2 = 4 pixels; at most 3"),
     "frames": (1, [(API, animation(2))], [], "2 frames; at most 1 is"),
 }
-# These are not a matter of one request, and have tests of their own below.
-TOGETHER = {"inflated_bytes", "stream_in_flight", "streams", "connections", "active_requests"}
+# These are not a matter of one request, and have tests of their own: below, and of the worker.
+TOGETHER = {
+    *("inflated_bytes", "stream_in_flight", "streams", "connections", "active_requests", "run_s"),
+}
 
 
 def test_every_limit_of_the_table_has_its_test():

@@ -42,14 +42,19 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def servable(tmp_path):
-    """One whose rows stay apart, as those of a foreign graph do."""
+def batched(tmp_path):
     options = VersionOptions(is_tuned=False, is_isolated=True)
     with ThreadPoolExecutor(1) as decoders:
         made = Servable("tiny", 1, publish_tiny(tmp_path), decoders=decoders, options=options)
-        made.is_batched = False
         yield made
         made.close()
+
+
+@pytest.fixture
+def servable(batched):
+    """One whose rows stay apart, as those of a foreign graph do."""
+    batched.is_batched = False
+    return batched
 
 
 def hang(model):
@@ -96,7 +101,7 @@ def test_a_run_long_past_its_deadline_makes_room_for_the_others(model, caplog):
             waiting.result()["logits"], logits_of(INPUTS["image"]), atol=1e-5
         )
     assert is_gone(process_id)
-    assert "went on for" in caplog.text
+    assert "did not end within" in caplog.text
 
 
 def test_a_run_a_little_past_its_deadline_keeps_its_worker(model):
@@ -129,6 +134,38 @@ async def test_a_version_goes_while_an_abandoned_run_never_ends(servable):
     assert await servable.drain(0)
     await asyncio.wait_for(asyncio.to_thread(servable.close), 20)
     assert is_gone(servable._loaded.process_id)
+
+
+@pytest.mark.timeout(60)
+async def test_a_batch_that_never_ends_makes_room_for_the_next(batched, caplog):
+    process_id = batched._loaded.process_id
+    hang(batched._loaded)
+
+    def ask(seconds):
+        call = PredictCall(Target("tiny"), INPUTS, deadline=time.monotonic() + seconds)
+        return batched.predict(call)
+
+    # They share a batch, which is nobody's after the later deadline.
+    early, late = await asyncio.gather(ask(0.1), ask(0.3), return_exceptions=True)
+    assert str(early) == str(late) == "The deadline passed before the model's process had answered."
+    assert not is_gone(process_id)
+    reply = await batched.predict(PredictCall(Target("tiny"), INPUTS))
+    assert reply.outputs["probabilities"].shape == (2, 3)
+    assert is_gone(process_id)
+    assert "did not end within" in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_no_run_takes_longer_than_the_limit_whatever_its_deadline(model, monkeypatch):
+    process_id = model.process_id
+    monkeypatch.setattr(LIMITS, "run_s", 1)
+    for deadline in (None, time.monotonic() + 3600):
+        hang(model)
+        with pytest.raises(DeadlineExceededError, match="within 1 s, the limit run_s"):
+            model.run("logits", INPUTS, deadline)
+        assert is_gone(process_id)
+        assert "logits" in model.run("logits", INPUTS)
+        process_id = model.process_id
 
 
 def answered(monkeypatch, path, engine):
