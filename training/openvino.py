@@ -1,5 +1,6 @@
 """The OpenVINO form of a network; `training.quantize` makes the eight-bit one of it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from zoo.artifact import Array
-from zoo.errors import UsageError
+from zoo.errors import ArtifactError, UsageError
 from zoo.precision import HINTS, lacking, working
 from zoo.preprocess import Floats
 
@@ -35,9 +36,22 @@ def write_ir(
 
 
 def save(model: ov.Model, place: Path) -> None:
-    """Writes an IR; `<name>.bin` lies beside `place`."""
+    """Writes an IR; `<name>.bin` lies beside `place`.
+
+    Raises:
+        ArtifactError: it cannot be written, e.g. because the disk is full.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
-    ov.save_model(model, place, compress_to_fp16=False)
+    try:
+        ov.save_model(model, place, compress_to_fp16=False)
+    except RuntimeError as error:
+        # OpenVINO keeps neither the system's number nor its words.
+        reason = str(error).strip().splitlines()[-1]
+        free = shutil.disk_usage(place.parent).free
+        raise ArtifactError(
+            f"OpenVINO cannot write {place.name} ({reason}); {place.parent} has "
+            f"{free / 1e6:,.1f} MB free."
+        ) from error
 
 
 def _name_ports(model: ov.Model, outputs: Sequence[str]) -> None:

@@ -477,7 +477,13 @@ class Repository:
         return True
 
     def _fetch_and_load(self, found: _Found, version: int) -> Servable:
-        found.shelf.fetch(version)
+        try:
+            found.shelf.fetch(version)
+        except OSError as error:
+            # A disk that is full, as a rule, and not the version's fault.
+            raise RemoteError(
+                f"The copy of version {version} cannot be written: {error.strerror or error}."
+            ) from error
         return self._load(found.settings, version, found.versions[version])
 
     async def _tidy(self, model: _Model, shelf: Shelf) -> None:

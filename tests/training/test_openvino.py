@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training.openvino import _pad_in_pools, compile_ir, run_ir
+from training.openvino import _pad_in_pools, compile_ir, run_ir, save
+from zoo.errors import ArtifactError
 
 pytestmark = pytest.mark.openvino
 
@@ -71,6 +72,17 @@ def test_another_padding_stays(settings):
     _pad_in_pools(model)
     assert "Pad" in kinds(model)
     np.testing.assert_array_equal(answer(model), before)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("fp32.bin", r"cannot write fp32.xml \(.*iostream error\)"), ("fp32.xml", "MB free")],
+)
+def test_a_full_disk_is_told_in_one_line(tmp_path, place, words):
+    (tmp_path / place).symlink_to("/dev/full")
+    with pytest.raises(ArtifactError, match=words) as told:
+        save(pooled(), tmp_path / "fp32.xml")
+    assert "\n" not in str(told.value)
 
 
 def test_what_is_compiled_computes_in_what_was_asked_or_in_fp32():

@@ -109,6 +109,23 @@ async def test_a_version_that_was_damaged_is_refused_until_it_is_whole(repositor
     assert repository.find(Target("tiny")).version == 2
 
 
+async def test_a_copy_that_cannot_be_written_is_told_in_one_line_and_tried_again(
+    repository, base, tmp_path, caplog
+):
+    publish(base)
+    await repository.refresh()
+    publish(base, 2.0)
+    (shelf,) = (tmp_path / "cache").glob("[0-9a-f]*")
+    shelf.rename(tmp_path / "aside")
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
+    assert states(repository)[2][1].startswith("The copy of version 2 cannot be written: No such")
+    assert not [each for each in caplog.records if each.exc_info]
+    (tmp_path / "aside").rename(shelf)
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 2
+
+
 async def test_two_servers_do_not_share_a_cache(repository, tmp_path):
     with pytest.raises(ConfigError, match="each needs its own --cache-dir"):
         Shelves(tmp_path / "cache")
