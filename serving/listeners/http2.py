@@ -35,6 +35,9 @@ ENHANCE_YOUR_CALM = 0xB
 ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 2, 3, 4, 5
 MAX_HEADER_LIST_SIZE = 6
 
+# How a block begins that sizes the table anew (RFC 7541, section 6.3), in three bits.
+TABLE_SIZE = 0b001
+
 DEFAULT_WINDOW = 65_535
 MOST_WINDOW = 2**31 - 1
 MOST_FRAME = 16_384
@@ -199,6 +202,7 @@ class Http2Connection(asyncio.Protocol):
         self._empty_frames = 0
         self._empty_since = 0.0
         self._is_paused = False
+        self._has_more_window = False
         self._is_closing = False
         self._takers: dict[int, Callable[[int, int, Any], None]] = {
             DATA: self._on_data,
@@ -281,8 +285,13 @@ class Http2Connection(asyncio.Protocol):
             place = self._take_frames(data, place)
             self._rest = data[place:]
         except ConnectionFaultError as fault:
+            self._has_more_window = False
             self.close(fault.code, str(fault))
         finally:
+            if self._has_more_window:
+                # Once for all frames that were read: each looks at every stream.
+                self._has_more_window = False
+                self._send_waiting()
             self._flush()
 
     def _take_frames(self, buffer: bytes, place: int) -> int:
@@ -368,6 +377,9 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionFaultError(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
     def _require_known(self, stream_id: int, kind: str) -> None:
+        if self._is_closing and stream_id > self._last_id:
+            # Opened before the client read that nothing beyond the last stream is (6.8).
+            return
         if stream_id > self._last_id or not stream_id % 2:
             raise ConnectionFaultError(
                 PROTOCOL_ERROR, f"{kind} of stream {stream_id}, never opened"
@@ -436,7 +448,7 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionFaultError(PROTOCOL_ERROR, f"a client cannot open stream {stream_id}")
         fault = 0
         try:
-            head = self._head(block, is_trailer=stream_id in self._streams)
+            head = self._head(block, is_trailer=stream_id <= self._last_id)
         except StreamFaultError as found:
             head, fault = None, found.code
         stream = self._streams.get(stream_id)
@@ -450,7 +462,11 @@ class Http2Connection(asyncio.Protocol):
             stream.exchange.end()
             return
         if stream_id <= self._last_id:
-            raise ConnectionFaultError(STREAM_CLOSED, f"stream {stream_id} was closed")
+            if fault or not flags & END_STREAM:
+                raise ConnectionFaultError(STREAM_CLOSED, f"stream {stream_id} was closed")
+            # Trailers of one that was answered early were on their way (5.1).
+            self._count_empty()
+            return
         if self._is_closing:
             # Beyond the last stream that GOAWAY has named: the client tries it elsewhere.
             return
@@ -486,7 +502,8 @@ class Http2Connection(asyncio.Protocol):
         if is_trailer:
             return None
         head = self._read_head(fields)
-        if is_same_table:
+        # One that begins with the table's size changes more than its entries.
+        if is_same_table and block[0] >> 5 != TABLE_SIZE:
             self._heads[block] = head
         return head
 
@@ -501,7 +518,7 @@ class Http2Connection(asyncio.Protocol):
                 raise ConnectionFaultError(PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
             if self._send_window > MOST_WINDOW:
                 raise ConnectionFaultError(FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
-            self._send_waiting()
+            self._has_more_window = True
             return
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -534,24 +551,30 @@ class Http2Connection(asyncio.Protocol):
             return
         if len(payload) % 6:
             raise ConnectionFaultError(FRAME_SIZE_ERROR, "SETTINGS that are cut")
+        window = self._initial_window
         for name, value in _SETTING.iter_unpack(payload):
             if name == INITIAL_WINDOW_SIZE:
+                window = value
                 if value > MOST_WINDOW:
                     raise ConnectionFaultError(FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
-                change = value - self._initial_window
-                self._initial_window = value
-                for stream in self._streams.values():
-                    stream.send_window += change
-                    if stream.send_window > MOST_WINDOW:
-                        raise ConnectionFaultError(FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
             elif name == MAX_FRAME_SIZE:
                 if not MOST_FRAME <= value < 1 << 24:
                     raise ConnectionFaultError(PROTOCOL_ERROR, f"MAX_FRAME_SIZE of {value}")
                 self._most_frame = value
             elif name == ENABLE_PUSH and value > 1:
                 raise ConnectionFaultError(PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
+        if window != self._initial_window:
+            self._resize_windows(window)
         self._write(frame(SETTINGS, ACK, 0))
-        self._send_waiting()
+
+    def _resize_windows(self, window: int) -> None:
+        change = window - self._initial_window
+        self._initial_window = window
+        for stream in self._streams.values():
+            stream.send_window += change
+            if stream.send_window > MOST_WINDOW:
+                raise ConnectionFaultError(FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
+        self._has_more_window = True
 
     def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
         if stream_id:

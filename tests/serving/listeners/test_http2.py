@@ -56,6 +56,13 @@ OPEN = frame(http2.HEADERS, http2.END_HEADERS, 1, block(*FIELDS))
 class Methods:
     running = most_running = 0
 
+    def __init__(self):
+        self.go = asyncio.Event()
+
+    async def hold(self, asked):
+        await self.go.wait()
+        return GrpcResponse(asked.body)
+
     async def echo(self, asked):
         return GrpcResponse(asked.body)
 
@@ -365,6 +372,97 @@ async def test_what_is_allowed_is_answered(connect, name):
             client.writer.write(sent[place : place + (cut or len(sent))])
             await client.writer.drain()
         assert (await client.read(is_a("DataFrame", 1))).data == framed(b"hello")
+
+
+async def test_a_table_that_a_client_sizes_again_and_again_is_the_same_on_both_sides(connect):
+    """RFC 7541, 4.2: a block that says how large the table is may come again."""
+    plain = block(*FIELDS)
+    # 100 bytes hold one of the fields that follow, 4,096 both.
+    small, large = b"\x3f\x45" + plain, b"\x3f\xe1\x1f" + plain
+    kept = b"".join(b"\x40" + http2.literal(name, b"1" * 40)[1:] for name in (b"a", b"b"))
+    blocks = (large, small, large, plain + kept, plain + b"\xbf")
+    sent = b"".join(
+        frame(http2.HEADERS, http2.END_HEADERS, stream, each)
+        + frame(http2.DATA, http2.END_STREAM, stream, HELLO)
+        for stream, each in zip(range(1, 11, 2), blocks, strict=True)
+    )
+    client = await connect(PREFACE + SETTINGS + sent)
+    assert (await client.read(is_a("DataFrame", 9))).data == HELLO
+
+
+async def test_trailers_behind_an_early_answer_end_nobody_elses_request(connect):
+    """What was on its way when the server had answered (RFC 9113, 5.1) says nothing any more."""
+    unknown = block((":path", "/t.T/Unknown"), *without(":path"))
+    trailers = frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, block(("x", "1")))
+    client = await connect(PREFACE + SETTINGS + frame(http2.HEADERS, http2.END_HEADERS, 1, unknown))
+    assert (await client.read(is_a("RstStreamFrame", 1))).error_code == http2.NO_ERROR
+    client.writer.write(frame(http2.DATA, 0, 1, HELLO) + trailers + request(3))
+    assert (await client.read(is_a("DataFrame", 3))).data == HELLO
+
+
+async def test_requests_that_cross_with_the_word_that_the_server_stops_end_no_others(methods):
+    """GOAWAY names the last stream; of those beyond it nothing is read (RFC 9113, 6.8)."""
+    listener = GrpcListener({"/t.T/Hold": methods.hold}, [], max_message_bytes=1 << 16)
+    connection, transport = listener._protocol(), Transport()
+    connection.connection_made(transport)
+    held = block((":path", "/t.T/Hold"), *without(":path"))
+    connection.data_received(PREFACE + SETTINGS)
+    connection.data_received(frame(http2.HEADERS, http2.END_HEADERS, 1, held))
+    connection.data_received(frame(http2.DATA, http2.END_STREAM, 1, HELLO))
+    await asyncio.sleep(0)
+    connection.close()
+    connection.data_received(frame(http2.HEADERS, http2.END_HEADERS, 3, held))
+    connection.data_received(frame(http2.DATA, 0, 3, HELLO))
+    connection.data_received(frame(http2.WINDOW_UPDATE, 0, 3, LONG.pack(9)))
+    connection.data_received(frame(http2.RST_STREAM, 0, 3, LONG.pack(http2.CANCEL)))
+    assert not transport.is_closed
+    methods.go.set()
+    async with asyncio.timeout(5):
+        while not transport.is_closed:
+            await asyncio.sleep(0)
+    assert HELLO in transport.sent
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frame(http2.WINDOW_UPDATE, 0, 0, LONG.pack(1)) * 1000,
+        frame(http2.SETTINGS, 0, 0, struct.pack(">HL", 4, 100) * 1000),
+    ],
+    ids=["windows", "settings"],
+)
+async def test_one_read_looks_at_each_waiting_answer_once(methods, monkeypatch, flood):
+    """A few bytes a frame, times every stream, would keep the server from all its other work."""
+    listener = GrpcListener({"/t.T/Echo": methods.echo}, [], max_message_bytes=1 << 16)
+    connection, transport = listener._protocol(), Transport()
+    connection.connection_made(transport)
+    connection.data_received(PREFACE + frame(http2.SETTINGS, 0, 0, struct.pack(">HL", 4, 0)))
+    for stream in range(1, 21, 2):
+        connection.data_received(request(stream))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    sent = []
+    send = http2.Http2Connection._send
+    monkeypatch.setattr(
+        http2.Http2Connection,
+        "_send",
+        lambda self, stream: sent.append(stream) or send(self, stream),
+    )
+    streams = CountedStreams(connection._streams)
+    connection._streams = streams
+    connection.data_received(flood)
+    assert len(sent) == 10
+    assert streams.walks <= 2
+    connection.data_received(frame(http2.SETTINGS, 0, 0, struct.pack(">HL", 4, 100)))
+    assert transport.sent.count(HELLO) == 10
+
+
+class CountedStreams(dict):
+    walks = 0
+
+    def values(self):
+        self.walks += 1
+        return super().values()
 
 
 async def test_a_ping_comes_back(connect):
