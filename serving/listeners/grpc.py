@@ -357,8 +357,8 @@ class _Reading(_Call, ABC):
         self._partial = bytearray()
         self._most_waiting = most_waiting
         self._owed = 0
-        # Messages; then None at the client's end, or why there are no more.
-        self._arrived: asyncio.Queue[bytes | _RefusedError | None] = asyncio.Queue()
+        # Messages as they came; then None at the client's end, or why there are no more.
+        self._arrived: asyncio.Queue[tuple[int, bytes] | _RefusedError | None] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._guarded())
 
     @abstractmethod
@@ -386,7 +386,7 @@ class _Reading(_Call, ABC):
                 if len(self._partial) < 5 + size:
                     break
                 body = bytes(self._partial[5 : 5 + size])
-                self._arrived.put_nowait(self._message(self._partial[0], body))
+                self._arrived.put_nowait((self._partial[0], body))
                 del self._partial[: 5 + size]
         except _RefusedError as error:
             self._partial.clear()
@@ -405,12 +405,15 @@ class _Reading(_Call, ABC):
         self._arrived.put_nowait(_RefusedError(UNAVAILABLE, "The server is stopping."))
 
     async def _next(self) -> bytes | None:
-        """The next message; None at the client's end."""
+        """The next message; None at the client's end.
+
+        It is unfolded in its turn: all that wait would be a thousand times what the window lets in.
+        """
         found = await self._arrived.get()
         self._pay()
         if isinstance(found, _RefusedError):
             raise found
-        return found
+        return None if found is None else self._message(*found)
 
     def _pay(self) -> None:
         if self._arrived.qsize() <= self._most_waiting:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import socket
 import subprocess
+import zlib
 
 import grpc
 import pytest
@@ -217,6 +218,26 @@ async def test_a_stream_answers_each_message_in_order(channel):
     bodies = [str(n).encode() * 1000 for n in range(100)]
     answers = channel.stream_stream("/t.T/Stream")(iter(bodies), timeout=20)
     assert [body async for body in answers] == bodies
+
+
+async def test_messages_of_a_stream_are_unfolded_in_their_turn(channel, methods, monkeypatch):
+    """Unfolded as they come, a megabyte would be a gigabyte before the first has its answer."""
+    unfolded = []
+    unfold = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", lambda bits: unfolded.append(bits) or unfold(bits))
+    call = channel.stream_stream("/t.T/StreamWait")(timeout=20, compression=grpc.Compression.Gzip)
+    bodies = [str(n).encode() * 1000 for n in range(30)]
+    for body in bodies:
+        await call.write(body)
+    await call.done_writing()
+    await methods.started.wait()
+    while methods.running < 4:
+        await asyncio.sleep(0)
+    # As many as are answered at the same time, and one that waits for its turn.
+    assert len(unfolded) <= 5
+    methods.go.set()
+    assert [body async for body in call] == bodies
+    assert len(unfolded) == 30
 
 
 async def test_a_watch_tells_until_its_caller_goes(channel):
