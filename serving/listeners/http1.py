@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import time
 from collections import deque
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MOST_HEAD_BYTES = 64 << 10
 HEAD_TOO_LARGE = (431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
+NO_GRPC = "This port speaks HTTP/1.1; gRPC has a port of its own."
 # Requests of one connection that were sent ahead of their turn.
 MOST_AHEAD = 8
 # How long a client may take for a request's head, for the next part of its body, and for its next
@@ -37,6 +39,8 @@ _JOINED_UP_TO = 64 << 10
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 _JSON = (("content-type", "application/json"),)
 _STAYS = ("", "connection: keep-alive\r\n")
+# A target in the form that proxies use.
+_PROXIED = re.compile(rb"[^:/?#]+://[^/?#]*/?(.*)", re.DOTALL)
 # Fields that say more of the connection than of the request.
 _NOT_KEPT = frozenset(("expect", "transfer-encoding", "upgrade"))
 
@@ -122,10 +126,12 @@ class _Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_in_head = False
         self._is_in_body = False
+        self._is_to_say_go_on = False
         # To a client of HTTP/1.0 an answer ends with its connection, unless it is told otherwise.
         self._is_to_say_stays = False
         self._head_bytes = 0
         self._received = 0.0
+        self._unread = 0
         self._last: HttpRequest | None = None
         self._known: _Known | None = None
         self.give_up_at = float("inf")
@@ -157,6 +163,7 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Goes on."""
         self._is_paused = False
+        self._unread = 0
         if self._task is None:
             self._go_on()
         elif len(self._ahead) < MOST_AHEAD:
@@ -189,7 +196,8 @@ class _Connection(asyncio.Protocol):
             self._refuse(*error.__context__.args)
             return
         except httptools.HttpParserError as error:
-            self._refuse(400, f"The request is no HTTP/1.1: {error}.")
+            is_http2 = self._parser.get_method() == b"PRI"
+            self._refuse(400, NO_GRPC if is_http2 else f"The request is no HTTP/1.1: {error}.")
             return
         if self._is_in_head:
             # What the parser tells is counted there; a field without end it tells only at its end.
@@ -249,7 +257,8 @@ class _Connection(asyncio.Protocol):
         if self._is_in_body:
             # A trailer: what comes behind the body says nothing of how to read it (6.5.1).
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        # The parser leaves the white space behind a value (RFC 9112, 5.1).
+        key, text = name.decode("latin-1").lower(), value.rstrip(b" \t").decode("latin-1")
         before = self._headers.get(key)
         self._headers[key] = text if before is None else f"{before}, {text}"
 
@@ -265,10 +274,22 @@ class _Connection(asyncio.Protocol):
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._listener.max_body_bytes:
             raise self._too_large()
-        if self._headers.get("expect", "").lower() == "100-continue" and not (
-            self._task is not None or self._parser.should_upgrade()
+        coding = self._headers.get("transfer-encoding", "chunked")
+        if coding.lower() != "chunked":
+            text = f"Transfer-Encoding is {coding[:40]!r}; chunked works, and Content-Encoding."
+            raise _RefusedError(501, text)
+        if (
+            self._headers.get("expect", "").lower() == "100-continue"
+            and not self._parser.should_upgrade()
+            and self._parser.get_http_version() != "1.0"
         ):
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._is_to_say_go_on = True
+            if self._task is None:
+                self._say_go_on()
+
+    def _say_go_on(self) -> None:
+        self._is_to_say_go_on = False
+        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
         """A part of its body."""
@@ -280,12 +301,14 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is whole: it is answered, or waits for its turn."""
         self._is_in_body = False
+        self._is_to_say_go_on = False
+        stays = self._parser.should_keep_alive()
         if self._parser.should_upgrade():
+            self._stays_without_offer = stays
             return
         target = self._url
-        if not target.startswith(b"/") and b"://" in target:
-            # The form that proxies use.
-            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        if not target.startswith(b"/") and (proxied := _PROXIED.fullmatch(target)):
+            target = b"/" + proxied[1]
         path, _, query = target.partition(b"#")[0].partition(b"?")
         request = HttpRequest(
             method=self._parser.get_method().decode("latin-1"),
@@ -296,7 +319,6 @@ class _Connection(asyncio.Protocol):
             received=self._received,
         )
         self._parts = []
-        stays = self._parser.should_keep_alive()
         self._is_to_say_stays = self._parser.get_http_version() == "1.0"
         if stays:
             self._last = request
@@ -324,7 +346,10 @@ class _Connection(asyncio.Protocol):
         fields = [
             f"{name}: {value}\r\n" for name, value in self._headers.items() if name not in offered
         ]
-        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._url, "".join(fields).encode("latin-1"))
+        fields.append(f"connection: {'keep-alive' if self._stays_without_offer else 'close'}\r\n")
+        version = self._parser.get_http_version().encode()
+        text = "".join(fields).encode("latin-1")
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._url, version, text)
         self._parser = httptools.HttpRequestParser(self)
         return head
 
@@ -352,6 +377,7 @@ class _Connection(asyncio.Protocol):
         self._write(response, stays=stays, has_body=request.method != "HEAD")
         self._task = None
         if not stays:
+            self.give_up_at = time.monotonic() + NEXT_WITHIN_S
             self._transport.close()
         else:
             self._go_on()
@@ -364,6 +390,8 @@ class _Connection(asyncio.Protocol):
         if self._ahead:
             following, stays = self._ahead.popleft()
             self._begin(following, stays=stays)
+        elif self._is_to_say_go_on:
+            self._say_go_on()
         self._transport.resume_reading()
 
     def _write(self, response: HttpResponse, *, stays: bool, has_body: bool = True) -> None:
@@ -404,7 +432,14 @@ class _Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """The client has been silent for too long."""
-        if self._is_in_head or self._is_in_body:
+        if unread := self._transport.get_write_buffer_size():
+            # A transport closes when all is read: who reads nothing would stay for ever.
+            if unread == self._unread:
+                self._transport.abort()
+            self._unread = unread
+            self.give_up_at = time.monotonic() + PART_WITHIN_S
+            return
+        if (self._is_in_head or self._is_in_body) and not self._is_refused:
             text = "The request did not come to its end in time."
             self._write(HttpResponse(408, _JSON, encode_error(text)), stays=False)
         self._transport.close()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.app import bind
-from serving.listeners import http1
+from serving.listeners import http1, http2
 from serving.listeners.http1 import HttpListener
 from serving.transport import HttpResponse
 from tests.serving.listeners.test_http2 import Transport
@@ -186,6 +186,44 @@ async def test_a_client_that_asks_whether_to_go_on_is_told(connect, handler):
     assert handler.requests[0].body == b"abc"
 
 
+async def test_a_client_that_asks_behind_another_request_is_told_when_it_is_its_turn(
+    connect, handler
+):
+    asked = post(b"abc", "Expect: 100-Continue ")
+    client = await connect(get("/wait") + asked[:-3])
+    await handler.started.wait()
+    handler.go.set()
+    assert (await client.answer()).body == b"/wait"
+    async with asyncio.timeout(5):
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.writer.write(asked[-3:])
+    assert (await client.answer()).status == 200
+
+
+async def test_a_client_of_http_1_0_is_sent_nothing_before_its_answer(connect):
+    client = await connect(post(b"abc", "Expect: 100-continue").replace(b"1.1", b"1.0"))
+    assert (await client.answer()).status == 200
+
+
+async def test_a_value_is_what_stands_between_its_spaces(connect, handler):
+    client = await connect(get("/", "X-Id: \t 1 2 \t", "X-Empty: \t"))
+    await client.answer()
+    assert handler.requests[0].headers == {"host": "x", "x-id": "1 2", "x-empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("http://host:80/a?b=c", "/a", "b=c"),
+        ("http://host", "/", ""),
+        ("HTTPS://host?b=/c", "/", "b=/c"),
+    ],
+)
+async def test_the_form_of_proxies_is_taken(connect, handler, target, path, query):
+    await (await connect(get(target))).answer()
+    assert (handler.requests[0].path, handler.requests[0].query) == (path, query)
+
+
 async def test_head_has_the_length_and_no_body(connect):
     client = await connect(get("/abc").replace(b"GET", b"HEAD") + get("/next"))
     answer = await client.answer("HEAD")
@@ -230,6 +268,12 @@ REFUSED = {
     "a target without end": (b"GET /" + b"a" * 100_000, 431, "65536 bytes"),
     "a tunnel": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "no tunnels"),
     "no HTTP": (b"hello, is anybody there?\r\n\r\n", 400, "no HTTP/1.1"),
+    "a client of gRPC": (http2.PREFACE + http2.frame(4, 0, 0), 400, "gRPC has a port of its own"),
+    "another coding": (
+        f"POST / HTTP/1.1\r\nHost: x\r\n{CHUNKED.replace(': ', ': gzip, ')}\r\n\r\n".encode(),
+        501,
+        "'gzip, chunked'",
+    ),
     "another version": (b"GET / HTTP/9.9\r\n\r\n", 400, "no HTTP/1.1"),
     "two lengths": (post(b"abc", "Content-Length: 4"), 400, "no HTTP/1.1"),
     "a length and chunks": (post(b"0\r\n\r\n", CHUNKED), 400, "no HTTP/1.1"),
@@ -285,6 +329,20 @@ async def test_who_offers_another_protocol_is_answered_in_this_one(connect, hand
         await asyncio.sleep(0)
     assert [(await client.answer()).body for _ in range(4)] == [b"/here", b"/p", b"/c", b"/next"]
     assert [each.body for each in handler.requests] == [b"", b"0123456789" * 20, b"abc", b""]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get("/", "Connection: Upgrade, close", "Upgrade: h2c"),
+        get("/", "Connection: Upgrade", "Upgrade: h2c").replace(b"1.1", b"1.0"),
+    ],
+    ids=["close", "http/1.0"],
+)
+async def test_who_offers_another_protocol_and_wants_one_answer_gets_one(connect, sent):
+    client = await connect(sent)
+    assert (await client.answer()).headers["connection"] == "close"
+    assert await client.is_closed()
 
 
 async def test_who_goes_ends_the_work(connect, handler):
@@ -352,6 +410,44 @@ async def test_silence_is_not_waited_for_without_end(connect, monkeypatch, sent,
     if status:
         assert (await client.answer()).status == status
     assert await client.is_closed()
+
+
+async def test_who_was_refused_and_stays_is_let_go(listener, connect, monkeypatch):
+    monkeypatch.setattr(http1, "LINGER_S", 0.1)
+    client = await connect(REFUSED["a length too large"][0] + b"abc")
+    assert (await client.answer()).status == 413
+    async with asyncio.timeout(5):
+        while listener.connections:
+            await asyncio.sleep(0.05)
+    assert not listener._sweeping.done()
+
+
+@pytest.mark.parametrize("fields", [(), ("Connection: close",)], ids=["stays", "close"])
+async def test_who_does_not_read_its_answer_is_let_go(listener, connect, monkeypatch, fields):
+    for name in ("NEXT_WITHIN_S", "PART_WITHIN_S"):
+        monkeypatch.setattr(http1, name, 0.1)
+    client = await connect(get("/large", *fields))
+    await client.reader.readuntil(b"\r\n")
+    assert len(listener.connections) == 1
+    async with asyncio.timeout(5):
+        while listener.connections:
+            await asyncio.sleep(0.05)
+
+
+async def test_who_reads_its_answer_slowly_is_waited_for(handler):
+    class Slow(Transport):
+        unread = 0
+
+        def get_write_buffer_size(self):
+            return self.unread
+
+    connection, transport = http1._Connection(HttpListener(handler, None, max_body_bytes=9)), Slow()
+    connection.connection_made(transport)
+    for transport.unread in (9000, 6000, 10):
+        connection.give_up()
+        assert not transport.is_closed
+    connection.give_up()
+    assert transport.is_closed
 
 
 async def test_stopping_finishes_what_has_begun_and_closes_the_rest(listener, connect, handler):
