@@ -35,6 +35,9 @@ from zoo.errors import ConvzooError
 
 log = logging.getLogger(__name__)
 
+# Whether a client is still there is asked when it has been silent for so long.
+KEEP_ALIVE_AFTER_S = 300
+
 _FileState = tuple[int, int, int]
 
 
@@ -120,6 +123,11 @@ def bind(host: str, port: int, option: str) -> socket.socket:
         raise ConfigError(f"{host!r} is no address to listen on: {error.strerror}.") from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. A gRPC client may be silent for days; one whose machine has gone
+        # would count against the most connections until the server ends.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_AFTER_S)
         bound.bind(address)
     except OSError as error:
         bound.close()

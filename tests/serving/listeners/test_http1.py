@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import io
 import random
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -448,6 +449,15 @@ async def test_who_reads_its_answer_slowly_is_waited_for(handler):
         assert not transport.is_closed
     connection.give_up()
     assert transport.is_closed
+
+
+async def test_a_client_whose_machine_has_gone_is_noticed(listener, connect):
+    client = await connect(get("/"))
+    await client.answer()
+    (connection,) = listener.connections
+    accepted = connection._transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 300
 
 
 async def test_stopping_finishes_what_has_begun_and_closes_the_rest(listener, connect, handler):
