@@ -151,12 +151,17 @@ class Result(Frozen):
 
     Attributes:
         outcome: The gates' verdict; only "pass" promotes.
+        in_place: The label to move, or the one that candidates are compared with when the labels
+            are left to people, names the version.
+        accepted: It does because somebody decided so against this very verdict.
     """
 
     model: str
     version: int
     outcome: Outcome
     promoted: bool
+    in_place: bool
+    accepted: bool
     ran: tuple[str, ...]
     words: str
 
@@ -335,6 +340,23 @@ class _Work:
             return None
         return last
 
+    def is_in_place(self, version: int) -> bool:
+        """Whether production names the version."""
+        return self._names(self._production) == version
+
+    def accepted(self, version: int, outcome: Outcome) -> Move | None:
+        """The move by which somebody put a version in place against what the gates say of it."""
+        moves = [move for move in history(self.model_path) if move.label == self._production]
+        if not moves or not self.is_in_place(version):
+            return None
+        last = moves[-1]
+        is_theirs = last.forced and (last.version, last.gates) == (version, outcome)
+        return last if is_theirs else None
+
+    @property
+    def _production(self) -> str:
+        return self.settings.promote.label or self.settings.against
+
     def _names(self, label: str) -> int | None:
         return read_labels(self.model_path).get(label)
 
@@ -406,7 +428,14 @@ def run(settings: Pipeline, talk: Callable[[str], None] = lambda _: None) -> Res
 
 
 def require_passed(result: Result) -> None:
-    """Raises `GateFailedError` or `InconclusiveError` when a candidate did not pass its gates."""
+    """Raises for a candidate that neither passed its gates nor was accepted by somebody.
+
+    Raises:
+        GateFailedError: it is worse.
+        InconclusiveError: the data do not tell.
+    """
+    if result.accepted:
+        return
     if result.outcome == "fail":
         raise GateFailedError(result.words)
     if result.outcome == "inconclusive":
@@ -470,6 +499,8 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
     if outcome == "pass":
         taken_away = _promote(work, version, ran, talk)
         words = _words(work, version, ran, taken_away)
+    elif accepted := work.accepted(version, outcome):
+        words = f"{work.model}: nothing to do; {_words_of(accepted)}"
     else:
         words = _words_of_refusal(work, version, outcome)
     return Result(
@@ -477,6 +508,8 @@ def _run(work: _Work, talk: Callable[[str], None]) -> Result:
         version=version,
         outcome=outcome,
         promoted="promote" in ran,
+        in_place=work.is_in_place(version),
+        accepted=work.accepted(version, outcome) is not None,
         ran=tuple(ran),
         words=words,
     )
@@ -522,7 +555,8 @@ def _words_of_refusal(work: _Work, version: int, outcome: Outcome) -> str:
         return f"Version {version} of {work.model!r} is refused by its gates; see {report}."
     return (
         f"The data do not tell whether version {version} of {work.model!r} is good enough; see "
-        f"{report}."
+        f"{report}. More test images would tell; `convzoo promote {work.model} {version} --force "
+        "--why ...` decides without them."
     )
 
 

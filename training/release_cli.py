@@ -363,6 +363,8 @@ def _show_history(moves: "list[Move]", *, as_json: bool) -> None:
         return
     for move in moves:
         forced = ", forced" if move.forced else ""
+        if move.forced and move.gates is not None:
+            forced += f", gates {move.gates}"
         click.echo(
             f"{move.time:%Y-%m-%d %H:%M:%S} {move.label}: {move.before or '-'} -> "
             f"{move.version or '-'} by {move.who}{forced}: {move.why or 'no reason given'}"

@@ -22,7 +22,9 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from zoo.artifact import (
+    MANIFEST,
     MODEL_NAME,
+    file_sha256,
     first_fault,
     has_manifest,
     list_versions,
@@ -54,7 +56,9 @@ class Move(Frozen):
         who: User and machine.
         why: The reason given, or what moved it.
         recipe_sha256: The recipe that the version came from.
-        forced: The version was not gated, and that was accepted.
+        forced: The version had not passed its gates, and somebody decided for it all the same.
+        gates: What the gates had said; None when they had not judged it, in a rollback, and in a
+            history from before this was kept.
         rolled_back: The move undid an earlier one; None in a history from before this was kept.
     """
 
@@ -66,6 +70,7 @@ class Move(Frozen):
     why: str
     recipe_sha256: str = ""
     forced: bool = False
+    gates: Outcome | None = None
     rolled_back: bool | None = None
 
 
@@ -140,7 +145,7 @@ def promote(
         version: A version that verifies and, unless forced, passed its gates.
         label: The label.
         why: The reason; needed when forced.
-        is_forced: Accept a version that was not gated or did not pass.
+        is_forced: Accept a version that was not gated or did not pass; the history says so.
 
     Raises:
         UsageError: no such version, not gated, forced without a reason, or no name for a label.
@@ -156,13 +161,22 @@ def promote(
                     map(str, list_versions(model_path)),
                 )
             )
-        if is_forced and not why:
+        is_in_place = read_labels(model_path).get(label) == version
+        if is_forced and not why.strip() and not is_in_place:
             raise UsageError("--force needs --why: the history says why the gates were passed by.")
         recipe = check_version(model_path / str(version))
-        if not is_forced:
+        if not is_forced and not is_in_place:
             _require_gated(model_path, version)
+        verdict = _verdict(model_path, version)
         return _move(
-            model_path, label, version, why=why, recipe=recipe, is_forced=is_forced, is_back=False
+            model_path,
+            label,
+            version,
+            why=why,
+            recipe=recipe,
+            is_forced=is_forced and verdict != "pass",
+            is_back=False,
+            gates=verdict,
         )
 
 
@@ -308,9 +322,17 @@ def read_gate(model_path: Path, version: int) -> GateRecord | None:
         )
 
 
-def _require_gated(model_path: Path, version: int) -> None:
-    from zoo.artifact import MANIFEST, file_sha256
+def _verdict(model_path: Path, version: int) -> Outcome | None:
+    """What the gates say of a version; None when they have not judged this one."""
+    record = read_gate(model_path, version)
+    if record is None or record.manifest_sha256 != file_sha256(
+        model_path / str(version) / MANIFEST
+    ):
+        return None
+    return record.outcome
 
+
+def _require_gated(model_path: Path, version: int) -> None:
     record = read_gate(model_path, version)
     how = (
         f"`convzoo gate {model_path}/{version}` judges it; --force with --why promotes it all the "
@@ -336,6 +358,7 @@ def _move(
     recipe: str,
     is_forced: bool,
     is_back: bool,
+    gates: Outcome | None = None,
 ) -> Move:
     labels = read_labels(model_path)
     move = Move(
@@ -346,6 +369,7 @@ def _move(
         why=why,
         recipe_sha256=recipe,
         forced=is_forced,
+        gates=gates,
         rolled_back=is_back,
     )
     if labels.get(label) == version:
@@ -365,7 +389,8 @@ def who() -> str:
 
 def _user() -> str:
     # CI systems say who started a job; a container may have no user of that number.
-    for name in ("GITHUB_ACTOR", "GITLAB_USER_LOGIN"):
+    # GITHUB_ACTOR stays whoever started the first attempt when somebody else runs it again.
+    for name in ("GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN"):
         if os.environ.get(name):
             return os.environ[name]
     try:

@@ -317,26 +317,111 @@ def test_a_candidate_that_did_not_pass_is_a_result_too(
     assert read_labels(steps.models) == {}
 
 
-@pytest.mark.parametrize(("outcome", "forced"), [("pass", []), ("inconclusive", ["--force"])])
-def test_the_job_of_gitlab_promotes_what_a_person_decided(tmp_path, outcome, forced):
-    """The job's own script, with a `convzoo` that says what it was asked."""
-    file = Path(__file__).parents[2] / "deploy/gitlab/.gitlab-ci.yml"
-    script = "\n".join(yaml.safe_load(file.read_text())["promote"]["script"])
-    (tmp_path / "result.json").write_text(
-        json.dumps({"model": "m", "version": 2, "outcome": outcome})
-    )
-    (tmp_path / "convzoo").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+def test_what_somebody_decided_against_the_gates_is_not_refused_again(steps):
+    steps.verdict["outcome"] = "inconclusive"
+    with pytest.raises(InconclusiveError, match="convzoo promote m 1 --force --why"):
+        steps(1)
+    promote(steps.models, 1, why="forty photos are right", is_forced=True)
+    for label in ("stable", "null"):
+        result = steps(1, f"promote.label={label}")
+        assert "forty photos are right" in result.words
+        assert (result.in_place, result.accepted, result.promoted) == (True, True, False)
+    # Another verdict is another question, and so is another candidate.
+    steps.verdict["outcome"] = "fail"
+    with pytest.raises(GateFailedError):
+        steps(1, "gates.least_accuracy=0.9")
+    with pytest.raises(GateFailedError):
+        steps(2)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+SAYS_WHAT_IT_WAS_ASKED = 'printf "%s\\n" "$@"'
+
+
+def job(tmp_path, script, convzoo=SAYS_WHAT_IT_WAS_ASKED, **environment):
+    """Runs a CI job's own script, with a `convzoo` of one line."""
+    (tmp_path / "convzoo").write_text(f"#!/bin/sh\n{convzoo}\n")
     (tmp_path / "convzoo").chmod(0o755)
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", script],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env={
             "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "GITLAB_USER_LOGIN": "ada",
+            **environment,
         },
     )
-    asked = done.stdout.splitlines()
-    assert asked == ["promote", "m", "2", *forced, "--why", "approved by ada"]
+
+
+def promote_on_gitlab(tmp_path, outcome, why):
+    file = ROOT / "deploy/gitlab/.gitlab-ci.yml"
+    script = "\n".join(yaml.safe_load(file.read_text())["promote"]["script"])
+    (tmp_path / "result.json").write_text(
+        json.dumps({"model": "m", "version": 2, "outcome": outcome})
+    )
+    return job(tmp_path, script, WHY=why, CI_JOB_URL="https://ci/jobs/3")
+
+
+def promote_on_github(tmp_path, outcome, why, accept="2"):
+    workflow = yaml.safe_load((ROOT / ".github/workflows/retrain.yml").read_text())
+    (step,) = (
+        each for each in workflow["jobs"]["promote"]["steps"] if each.get("name") == "Promote"
+    )
+    return job(
+        tmp_path,
+        step["run"].replace('--base-path "$BASE_PATH" ', ""),
+        RESULT=json.dumps({"model": "m", "version": 2, "outcome": outcome}),
+        WHY=why,
+        ACCEPT=accept,
+        GITHUB_SERVER_URL="https://ci",
+        GITHUB_REPOSITORY="jobs",
+        GITHUB_RUN_ID="3",
+    )
+
+
+@pytest.mark.parametrize("promote_in_ci", [promote_on_gitlab, promote_on_github])
+def test_a_job_promotes_what_the_data_leave_open_for_a_reason_alone(tmp_path, promote_in_ci):
+    passed = promote_in_ci(tmp_path, "pass", "").stdout.splitlines()
+    assert passed[:4] == ["promote", "m", "2", "--why"]
+    assert passed[4].startswith("approved in https://ci/jobs/")
+    decided = promote_in_ci(tmp_path, "inconclusive", "forty are right").stdout.splitlines()
+    assert decided == ["promote", "m", "2", "--force", "--why", "forty are right"]
+    for refused in (
+        promote_in_ci(tmp_path, "inconclusive", ""),
+        promote_in_ci(tmp_path, "fail", "forty are right"),
+    ):
+        assert refused.returncode == 5
+        assert "To promote it all the same" in refused.stdout
+
+
+def test_the_job_of_github_decides_for_no_other_version_than_was_looked_at(tmp_path):
+    refused = promote_on_github(tmp_path, "inconclusive", "forty are right", accept="1")
+    assert refused.returncode == 5
+
+
+@pytest.mark.parametrize(
+    ("accept", "outcome", "code", "ends"),
+    [("", 5, 5, ""), ("2", 5, 0, ""), ("1", 5, 5, "candidate is version 2"), ("2", 4, 4, "")],
+)
+def test_the_action_of_github_goes_on_with_the_version_that_was_accepted(
+    tmp_path, accept, outcome, code, ends
+):
+    action = yaml.safe_load((ROOT / ".github/actions/pipeline/action.yml").read_text())
+    (step,) = (each for each in action["runs"]["steps"] if each.get("id") == "run")
+    done = job(
+        tmp_path,
+        step["run"],
+        f"echo '{{\"version\": 2}}'; exit {outcome}",
+        ACCEPT=accept,
+        FILE="p.yaml",
+        OVERRIDES="",
+        BASE_PATH="models",
+        GITHUB_OUTPUT=str(tmp_path / "output"),
+    )
+    assert done.returncode == code
+    assert done.stdout.strip().endswith(f"{ends}." if ends else "")
+    assert f"exit-code={outcome}" in (tmp_path / "output").read_text()

@@ -161,7 +161,18 @@ def test_a_version_that_did_not_pass_needs_force_and_a_reason(model_path):
     assert read_labels(model_path) == {}
     with pytest.raises(UsageError, match="needs --why"):
         promote(model_path, 1, is_forced=True)
-    assert promote(model_path, 1, is_forced=True, why="a demonstration").forced
+    with pytest.raises(UsageError, match="--force needs --why"):
+        promote(model_path, 1, is_forced=True, why=" ")
+    for version, verdict in ((1, None), (2, "inconclusive"), (3, None)):
+        promote(model_path, version, is_forced=True, why="a demonstration")
+        promote(model_path, version)  # What is in place needs no reason.
+        move = history(model_path)[-1]
+        assert (move.version, move.forced, move.gates) == (version, True, verdict)
+
+
+def test_the_history_says_forced_only_of_what_had_not_passed(model_path):
+    move = promote(model_path, 2, is_forced=True, why="to be sure")
+    assert (move.forced, move.gates) == (False, "pass")
 
 
 def test_a_damaged_version_is_refused_with_7_even_by_force(model_path):
