@@ -83,7 +83,7 @@ def page() -> str:
         "",
         "## Public weights",
         "",
-        "`zoo.weights.fetch(name)` downloads when asked, verifies and keeps; `zoo.weights.load(model, path)` reads.",
+        "`zoo.weights.fetch(name)` downloads when asked, verifies and keeps; `zoo.weights.load(model, path)` reads. A file is refused when its arrays fit but its network does not: more arrays than the network takes, another form of ResNet, or, in a caffemodel, a normalisation that stands elsewhere (AlexNet's weights in CaffeNet) or computes something else.",
         "",
         "| name | top-1 error | what the network must be given | options of `zoo.create` | licence |",
         "|---|---|---|---|---|",

@@ -344,6 +344,77 @@ def test_a_caffemodel_is_read_in_both_of_its_formats(tmp_path, old):
     np.testing.assert_array_equal(arrays["conv1/1"].ravel(), bias)
 
 
+# Numbers of the first format, names of the second.
+CAFFE_KINDS = {"conv": (4, "Convolution"), "relu": (18, "ReLU"), "norm": (15, "LRN")}
+CAFFE_KINDS["pool"] = (17, "Pooling")
+
+
+def list_layers(path, order, *, old):
+    """Adds what Caffe lists of a whole AlexNet: every layer, what it takes and what it gives."""
+    from zoo.weights.caffemodel import net_parameter
+
+    net = net_parameter().FromString(path.read_bytes())
+    weights = {layer.name: layer for layer in (net.layers if old else net.layer)}
+    made = net_parameter()()
+    names = [
+        *("conv1", "relu1", *(("norm1", "pool1") if order == "norm-pool" else ("pool1", "norm1"))),
+        *("conv2", "relu2", *(("norm2", "pool2") if order == "norm-pool" else ("pool2", "norm2"))),
+        *("conv3", "conv4", "conv5", "pool5"),
+    ]
+    before = "data"
+    for name in names:
+        layer = (made.layers if old else made.layer).add()
+        if name in weights:
+            layer.CopyFrom(weights[name])
+        layer.name = name
+        kind = CAFFE_KINDS.get(name[:-1], (14, "InnerProduct"))
+        layer.type = kind[0] if old else kind[1]
+        layer.bottom.append(before)
+        before = before if name.startswith("relu") else name
+        layer.top.append(before)
+        if kind[1] == "LRN":
+            layer.lrn_param.alpha = 1e-4
+    path.write_bytes(made.SerializeToString())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("network", "order", "options", "fault"),
+    [
+        ("alexnet", "norm-pool", {"lrn": "caffe"}, None),
+        ("caffenet", "pool-norm", {}, None),
+        (
+            "alexnet",
+            "pool-norm",
+            {"lrn": "caffe"},
+            "norm1 comes after a pooling.*weights for caffenet",
+        ),
+        ("caffenet", "norm-pool", {}, "norm1 comes after a convolution.*weights for alexnet"),
+        ("alexnet", "norm-pool", {}, "k 1, alpha 2e-05 of each.*with 5 channels, k 2.*caffe"),
+    ],
+)
+def test_a_caffemodel_that_computes_something_else_is_refused(
+    tmp_path, network, order, options, fault, old
+):
+    model = zoo.create(network, input_shape=(67, 67, 3), include_top=False, **options)
+    layers = {}
+    for layer in model.layers:
+        if layer.weights:
+            h, w, c, k = layer.weights[0].shape
+            layers[layer.name] = [np.zeros((k, c, h, w), np.float32), np.zeros(k, np.float32)]
+    file = tmp_path / "x.caffemodel"
+    write_caffemodel(file, layers, old=old)
+    list_layers(file, order, old=old)
+    before = model.get_layer("conv2").get_weights()[1]
+    if fault is None:
+        zoo_weights().load(model, file)
+        return
+    with pytest.raises(DataError, match=fault):
+        zoo_weights().load(model, file)
+    np.testing.assert_array_equal(model.get_layer("conv2").get_weights()[1], before)
+
+
 # --- loading, held against independent definitions -----------------------------------------------
 
 

@@ -19,6 +19,8 @@ from zoo.weights.readers import Arrays, read
 if TYPE_CHECKING:
     import keras
 
+    from zoo.weights.caffemodel import Norm
+
 Array = NDArray[Any]
 
 # Our classifier's layers, which a network without it lacks.
@@ -40,8 +42,9 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
     Raises:
         DataError: the file cannot be read, or does not fit: every array that is missing or has
             another shape is named, with both shapes, and so are arrays that no layer takes: a
-            deeper network of the same family has all arrays of a shallower one. The model is left
-            as it was.
+            deeper network of the same family has all arrays of a shallower one. A caffemodel whose
+            normalisations stand elsewhere or compute something else is refused as well: AlexNet
+            and CaffeNet have the same arrays. The model is left as it was.
         UsageError: nobody publishes this network in this format.
     """
     arrays, dialect = read(Path(path))
@@ -82,8 +85,66 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
             f"{path} does not fit {name}: no layer takes {len(left)} of its {len(arrays)} arrays, "
             f"so they are another network's: {listed}"
         )
+    if dialect == "caffe" and (fault := _norm_fault(model, Path(path))):
+        raise DataError(f"{path} does not fit {name}, though all arrays do: {fault}")
     for layer, converted in found:
         layer.set_weights(converted)
+
+
+def _norm_fault(model: "keras.Model", path: Path) -> str | None:
+    """How the file's normalisations differ from the model's: no array shows that."""
+    from zoo.weights.caffemodel import read_norms
+
+    theirs = read_norms(path)
+    if theirs is None:
+        return None
+    ours = _norms(model)
+    if len(ours) != len(theirs):
+        return f"it has {len(theirs)} local response normalisations, {model.name} has {len(ours)}."
+    for mine, other in zip(ours, theirs, strict=True):
+        if other.after and mine.after != other.after:
+            twin = {"alexnet": "caffenet", "caffenet": "alexnet"}.get(model.name)
+            hint = f" These are weights for {twin}." if twin else ""
+            return (
+                f"its {other.name} comes after a {other.after.lower()}, that of {model.name} "
+                f"after a {mine.after.lower()}.{hint}"
+            )
+        if mine.size != other.size or not np.allclose(mine[3:], other[3:], rtol=1e-4):
+            return (
+                f"its {other.name} computes with {_settings(other)}, that of {model.name} with "
+                f"{_settings(mine)}; the option lrn='caffe' builds Caffe's."
+            )
+    return None
+
+
+def _norms(model: "keras.Model") -> "list[Norm]":
+    from zoo.layers import LocalResponseNormalization
+    from zoo.layers.normalization import CONVENTIONS
+    from zoo.weights.caffemodel import Norm
+
+    found = []
+    for layer in model.layers:
+        if not isinstance(layer, LocalResponseNormalization):
+            continue
+        before = _input_of(layer)
+        while not ("Conv2D" in (kind := type(before).__name__) or "Pooling" in kind):
+            before = _input_of(before)
+        found.append(
+            Norm(
+                name=layer.name,
+                after="Convolution" if "Conv2D" in kind else "Pooling",
+                size=layer.size,
+                alpha=layer.alpha / (layer.size if CONVENTIONS[layer.convention][1] else 1),
+                beta=layer.beta,
+                k=layer.k,
+            )
+        )
+    return found
+
+
+def _settings(norm: "Norm") -> str:
+    window = f"{norm.size} channels" if norm.size else "places of one channel"
+    return f"{window}, k {norm.k:g}, alpha {norm.alpha:.3g} of each, beta {norm.beta:g}"
 
 
 def _left_over(
