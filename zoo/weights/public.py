@@ -33,6 +33,9 @@ CAFFE_INPUT = "BGR, 0..255, less the mean pixel 103.939 116.779 123.68"
 CAFFE_MEAN_IMAGE = "BGR, 0..255, 227x227 of 256x256, less Caffe's mean image"
 TORCH_INPUT = "RGB, 0..1, less .485 .456 .406, divided by .229 .224 .225"
 
+# Of keras.applications' batch normalisation; torch's is 1e-5.
+KERAS_EPSILON = 1.001e-5
+
 PIECE = 1 << 20
 
 
@@ -70,7 +73,14 @@ class PublicWeights(Frozen):
 
 
 def _keras(
-    network: str, folder: str, file: str, md5: str, licence: str, error: float | None, needs: str
+    network: str,
+    folder: str,
+    file: str,
+    md5: str,
+    licence: str,
+    error: float | None,
+    needs: str,
+    **options: Any,
 ) -> PublicWeights:
     return PublicWeights(
         name=f"{network}/keras",
@@ -80,6 +90,7 @@ def _keras(
         licence=licence,
         top1_error=error,
         preprocessing=needs,
+        options=options,
     )
 
 
@@ -151,6 +162,7 @@ _WEIGHTS = (
         "BSD-3-Clause",
         None,
         TORCH_INPUT,
+        epsilon=KERAS_EPSILON,
     ),
     _keras(
         "densenet169",
@@ -160,6 +172,7 @@ _WEIGHTS = (
         "BSD-3-Clause",
         None,
         TORCH_INPUT,
+        epsilon=KERAS_EPSILON,
     ),
     _keras(
         "densenet201",
@@ -169,6 +182,7 @@ _WEIGHTS = (
         "BSD-3-Clause",
         None,
         TORCH_INPUT,
+        epsilon=KERAS_EPSILON,
     ),
     _keras(
         "resnet50_keras",
