@@ -98,7 +98,8 @@ class Reuse:
             self._kept.move_to_end(key)
             return self._kept[key][0], Outcome.CACHED  # type: ignore[return-value]
         flight = self._in_flight.get(key) if self._answers_once else None
-        if flight is None:
+        # One whose callers have all gone is ending, and has no answer for those who come now.
+        if flight is None or flight.task.cancelling():
             return await self._lead(key, produce), ""
         try:
             async with asyncio.timeout_at(_on_loop(deadline)):

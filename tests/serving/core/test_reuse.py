@@ -71,6 +71,18 @@ async def test_when_all_have_gone_the_work_stops():
     assert await begin(reuse, producer) == ("answer 2", "")
 
 
+async def test_who_asks_the_moment_that_the_last_caller_goes_is_answered():
+    reuse, producer = Reuse(answers_once=True, cache_bytes=0), Producer()
+    first = begin(reuse, producer)
+    await asyncio.sleep(0.01)
+    first.cancel()
+    # As a client does that gives up and asks again at once, in one packet.
+    second = begin(reuse, producer)
+    await asyncio.sleep(0.01)
+    producer.gate.set()
+    assert await second == ("answer 2", "")
+
+
 async def test_an_error_reaches_all_and_is_not_kept():
     reuse, producer = Reuse(answers_once=True, cache_bytes=1000), Producer()
     producer.failure = EngineError("broken")
