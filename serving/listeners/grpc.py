@@ -509,19 +509,21 @@ class _Watched(_Reading):
             raise _RefusedError(INTERNAL, "A call of this method has one message; none came.")
         answers: AsyncIterator[bytes] = self._watch(self._request(body))
         telling = asyncio.create_task(self._tell(answers))
+        listening = asyncio.create_task(self._listen())
         try:
-            # Only the server's end is still of interest: the client's own may come at once.
-            while not telling.done():
-                stopped = asyncio.create_task(self._next())
-                await asyncio.wait([telling, stopped], return_when=asyncio.FIRST_COMPLETED)
-                if not stopped.done():
-                    stopped.cancel()
-                else:
-                    stopped.result()
-            telling.result()
+            await asyncio.wait([telling, listening], return_when=asyncio.FIRST_COMPLETED)
+            for each in (telling, listening):
+                if each.done():
+                    each.result()
             self._end(GrpcResponse())
         finally:
             telling.cancel()
+            listening.cancel()
+
+    async def _listen(self) -> None:
+        """Only the server's end is still of interest: the client's own may come at once."""
+        while True:
+            await self._next()
 
     async def _tell(self, answers: AsyncIterator[bytes]) -> None:
         async for answer in answers:

@@ -246,6 +246,18 @@ async def test_a_watch_tells_until_its_caller_goes(channel):
     call.cancel()
 
 
+async def test_a_watch_leaves_nothing_that_waits(listener, methods):
+    before = asyncio.all_tasks()
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port_of(listener)}")
+    call = channel.unary_stream("/t.T/Watch")(b"n", timeout=20)
+    assert await anext(aiter(call)) == b"n0"
+    call.cancel()
+    await channel.close()
+    async with asyncio.timeout(5):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0.01)
+
+
 async def test_stopping_finishes_what_has_begun_and_refuses_the_rest(listener, channel, methods):
     begun = channel.unary_unary("/t.T/Wait")(b"begun", timeout=20)
     await methods.started.wait()
