@@ -109,9 +109,9 @@ class Reuse:
                 "The deadline passed while an identical request was being answered."
             ) from error
         except DeadlineExceededError:
-            # The other's time was over; this one may have more.
+            # The other's time was over; this one may have more, and so may others that joined.
             if deadline is None or time.monotonic() < deadline:
-                return await self._lead(key, produce), ""
+                return await self.answer(key, deadline, produce)
             raise
 
     async def _lead(self, key: Key, produce: Callable[[], Awaitable[tuple[T, int]]]) -> T:
