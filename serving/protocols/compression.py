@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from codecs import BOM_UTF8
 from dataclasses import replace
 
 from serving.errors import InvalidRequestError, LimitExceededError, UnsupportedError
@@ -38,8 +39,19 @@ def inflated(request: HttpRequest) -> HttpRequest:
 
 
 def inflated_as_tensorflow_serving(request: HttpRequest) -> HttpRequest:
-    """The same, where what cannot be unfolded is an empty body and other codings are ignored."""
-    if "gzip" not in request.headers.get("content-encoding", ""):
+    """The same, where what cannot be unfolded is an empty body and other codings are ignored.
+
+    Raises:
+        InvalidRequestError: it is in another coding, and no JSON object as it stands.
+    """
+    coding = request.headers.get("content-encoding", "").lower()
+    if "gzip" not in coding:
+        is_other = coding not in ("", "identity") and request.body
+        if is_other and not request.body.lstrip().startswith((b"{", BOM_UTF8)):
+            raise InvalidRequestError(
+                "JSON Parse error: Invalid value. at offset: 0; Content-Encoding is "
+                f"{coding[:40]!r}, gzip and identity work."
+            )
         return request
     try:
         return replace(request, body=_unfold(request.body, "gzip"))

@@ -92,7 +92,8 @@ def loads(body: bytes) -> Any:
 
 def _loads_by_rule(body: bytes) -> Any:
     try:
-        text = body.decode("utf-8").lstrip()
+        # simdjson skips a mark of the byte order, too.
+        text = body.decode("utf-8-sig").lstrip()
         if "Inf" in text:
             text = _INF.sub(lambda found: found[1] or "Infinity", text)
         decoder = json.JSONDecoder(

@@ -95,9 +95,19 @@ async def test_tensorflow_serving_ignores_other_codings_and_keeps_the_headers(as
     response = await ask("/v1/models/m:predict", V1, content_encoding="br")
     assert json.loads(response.body) == {"predictions": [3.0]}
     packed = gzip.compress(V1)
-    response = await ask("/v1/models/m:predict", packed, content_encoding="gzip", x_request_id="r")
+    response = await ask("/v1/models/m:predict", packed, content_encoding="GZip", x_request_id="r")
     assert json.loads(response.body) == {"predictions": [3.0]}
     assert dict(response.headers)["x-request-id"] == "r"
+
+
+async def test_a_body_in_another_coding_is_told_so_where_it_is_no_json(ask):
+    path = "/v1/models/m:predict"
+    response = await ask(path, zlib.compress(V1), content_encoding="deflate")
+    error = json.loads(response.body)["error"]
+    assert (response.status, error.startswith("JSON Parse error: ")) == (400, True)
+    assert error.endswith("Content-Encoding is 'deflate', gzip and identity work.")
+    response = await ask(path, b"", content_encoding="deflate")
+    assert json.loads(response.body)["error"] == "JSON Parse error: The document is empty"
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,12 @@ def test_it_counts_for_every_reader_alike(body, value):
     np.testing.assert_array_equal(decode(body)[0].inputs["x"], [value])
 
 
+@pytest.mark.parametrize("number", ["1", "NaN"])
+def test_a_mark_of_the_byte_order_is_skipped_by_every_reader(number):
+    body = f'\ufeff {{"inputs": [{number}]}}'.encode()
+    assert decode(body)[0].inputs["x"].shape == (1,)
+
+
 def test_colons_within_texts_are_no_members():
     body = json.dumps({"inputs": [{"b64": "AA=="}, "a:b", '\\"c": "'], "z": {"k": ":"}}).encode()
     document = json.loads(body)
