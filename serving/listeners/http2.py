@@ -32,11 +32,12 @@ STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR = ran
 ENHANCE_YOUR_CALM = 0xB
 
 # Settings (section 6.5.2).
-ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 2, 3, 4, 5
-MAX_HEADER_LIST_SIZE = 6
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 2, 3, 4
+MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 5, 6
 
 # How a block begins that sizes the table anew (RFC 7541, section 6.3), in three bits.
 TABLE_SIZE = 0b001
+DEFAULT_TABLE = 4096
 
 DEFAULT_WINDOW = 65_535
 MOST_WINDOW = 2**31 - 1
@@ -199,6 +200,7 @@ class Http2Connection(asyncio.Protocol):
         self._receive_window = CONNECTION_WINDOW
         self._initial_window = DEFAULT_WINDOW
         self._most_frame = MOST_FRAME
+        self._owes_table_size = False
         self._empty_frames = 0
         self._empty_since = 0.0
         self._is_paused = False
@@ -561,6 +563,8 @@ class Http2Connection(asyncio.Protocol):
                 if not MOST_FRAME <= value < 1 << 24:
                     raise ConnectionFaultError(PROTOCOL_ERROR, f"MAX_FRAME_SIZE of {value}")
                 self._most_frame = value
+            elif name == HEADER_TABLE_SIZE:
+                self._owes_table_size |= value < DEFAULT_TABLE
             elif name == ENABLE_PUSH and value > 1:
                 raise ConnectionFaultError(PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
         if window != self._initial_window:
@@ -679,7 +683,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.id not in self._streams:
             return
         size = len(body)
-        begin = frame(HEADERS, END_HEADERS, stream.id, head) if head else b""
+        begin = frame(HEADERS, END_HEADERS, stream.id, self._sized(head)) if head else b""
         if (
             stream.outgoing is None
             and size <= stream.send_window
@@ -691,7 +695,7 @@ class Http2Connection(asyncio.Protocol):
             stream.send_window -= size
             self._send_window -= size
             middle = frame(DATA, 0, stream.id, body) if size else b""
-            end = frame(HEADERS, END_HEADERS | END_STREAM, stream.id, tail)
+            end = frame(HEADERS, END_HEADERS | END_STREAM, stream.id, self._sized(tail))
             self._write(begin + middle + end)
             self._ended(stream)
             return
@@ -702,6 +706,16 @@ class Http2Connection(asyncio.Protocol):
         stream.outgoing += body
         stream.tail = tail
         self._send(stream)
+
+    def _sized(self, block: bytes) -> bytes:
+        """A block of an answer; it tells a client that wants a small table that there is none.
+
+        No block uses the table, but clients wait for that word (RFC 7541, section 4.2).
+        """
+        if self._owes_table_size:
+            self._owes_table_size = False
+            return bytes((TABLE_SIZE << 5,)) + block
+        return block
 
     def _send(self, stream: Stream) -> None:
         """As much of what waits as the windows allow."""
@@ -723,7 +737,8 @@ class Http2Connection(asyncio.Protocol):
         if not waiting:
             stream.outgoing = None
             if stream.tail is not None:
-                parts.append(frame(HEADERS, END_HEADERS | END_STREAM, stream.id, stream.tail))
+                tail = self._sized(stream.tail)
+                parts.append(frame(HEADERS, END_HEADERS | END_STREAM, stream.id, tail))
             if stream.drained is not None and not stream.drained.done():
                 stream.drained.set_result(None)
         if parts:

@@ -390,6 +390,27 @@ async def test_a_table_that_a_client_sizes_again_and_again_is_the_same_on_both_s
     assert (await client.read(is_a("DataFrame", 9))).data == HELLO
 
 
+@pytest.mark.parametrize("size", [0, 100, 4096])
+async def test_a_client_may_keep_a_small_table(server, size):
+    """`h2` refuses answers that do not say that they keep to it (RFC 7541, 4.2)."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    connection.initiate_connection()
+    connection.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    reader, writer = await asyncio.open_connection("127.0.0.1", server)
+    status = {}
+    async with asyncio.timeout(5):
+        for stream in (1, 3):
+            connection.send_headers(stream, FIELDS)
+            connection.send_data(stream, HELLO, end_stream=True)
+            writer.write(connection.data_to_send())
+            while stream not in status:
+                for event in connection.receive_data(await reader.read(65_536)):
+                    if isinstance(event, h2.events.TrailersReceived):
+                        status[event.stream_id] = dict(event.headers)[b"grpc-status"]
+    writer.close()
+    assert status == {1: b"0", 3: b"0"}
+
+
 async def test_trailers_behind_an_early_answer_end_nobody_elses_request(connect):
     """What was on its way when the server had answered (RFC 9113, 5.1) says nothing any more."""
     unknown = block((":path", "/t.T/Unknown"), *without(":path"))
