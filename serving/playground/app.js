@@ -269,8 +269,13 @@ function changed(when) {
   // The first stroke that has no answer yet is what the wait is counted from.
   state.dirtyFrom ??= when;
   state.isStale = true;
+  document.querySelector(".answers").dataset.stale = "";
   if (!state.isAsking) askAnswers();
   if (!state.isLooking) lookInside();
+}
+
+function answered() {
+  if (state.dirtyFrom === null) delete document.querySelector(".answers").dataset.stale;
 }
 
 async function askAnswers() {
@@ -279,7 +284,7 @@ async function askAnswers() {
     while (state.dirtyFrom !== null && state.isReady) {
       const from = state.dirtyFrom;
       state.dirtyFrom = null;
-      if (pad.isEmpty) { showNothing(); continue; }
+      if (pad.isEmpty) { showNothing(); answered(); continue; }
       const { first, second, info, secondInfo } = state;
       await Promise.all([
         answer(first, await picture(info), "first", from),
@@ -287,6 +292,7 @@ async function askAnswers() {
       ]);
       say("", "page");
       say("", "answer");
+      answered();
     }
   } catch (error) {
     tell(error, "answer");
@@ -348,7 +354,17 @@ async function openMaps(target, blob) {
 
 // --- the answer ---------------------------------------------------------------------------------
 
-let spokenAt = 0;
+let spokenAt = -Infinity;
+let speaking = null;
+
+// A screen reader hears one answer a second, not one a stroke; the last is never left out.
+function announce(text) {
+  clearTimeout(speaking);
+  speaking = setTimeout(() => {
+    spokenAt = performance.now();
+    byId("spoken").textContent = text;
+  }, Math.max(0, spokenAt + 1000 - performance.now()));
+}
 
 function showAnswer(which, target, found, ms, server) {
   const { words } = state;
@@ -374,12 +390,10 @@ function showAnswer(which, target, found, ms, server) {
   foot.textContent = fill(words.latency, { ms: ms.toFixed(0), server: server.toFixed(1) });
   place.dataset.ms = ms.toFixed(1);
   place.dataset.label = scores[0].label;
-  // A screen reader hears one answer a second, not one a stroke.
-  if (which === "first" && performance.now() - spokenAt > 1000) {
-    spokenAt = performance.now();
-    byId("spoken").textContent = fill(words.spoken, {
+  if (which === "first") {
+    announce(fill(words.spoken, {
       label: scores[0].label, percent: Math.round(scores[0].probability * 100),
-    });
+    }));
   }
 }
 
@@ -388,6 +402,7 @@ function showNothing() {
     byId(`answer-${which}`).replaceChildren();
     delete byId(`answer-${which}`).dataset.label;
   }
+  clearTimeout(speaking);
   byId("spoken").textContent = "";
 }
 

@@ -117,6 +117,11 @@ def draw(page, strokes):
         page.mouse.up()
 
 
+def wait_until_answered(page):
+    """Waits until what is shown answers what is drawn: nothing more will be asked."""
+    page.wait_for_selector(".answers:not([data-stale])")
+
+
 def wait_for_label(page, label, which="first"):
     page.wait_for_selector(f'#answer-{which}[data-label="{label}"]')
 
@@ -143,6 +148,22 @@ def test_a_drawn_digit_gives_its_label_and_every_panel_fills(page, server):
         return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 < 3 && v > 200); }"""
     )
     assert ink
+
+
+def test_a_screen_reader_hears_the_last_answer(page, server):
+    told = []
+
+    def answer(route):
+        told.append(len(told) + 1)
+        first = {"class_id": 0, "label": "zero", "probability": told[-1] / 100}
+        route.fulfill(json={**ANSWER, "results": [[first]]})
+
+    page.route("**/classify*", answer)
+    open_page(page, server)
+    for _ in range(4):
+        page.click("#pad")
+        wait_until_answered(page)
+    wait_for_text(page, "#spoken", f"zero, {len(told)} percent")
 
 
 def test_a_click_on_a_map_shows_the_units_patch_weights_and_arithmetic(page, server):
@@ -291,7 +312,7 @@ def test_an_opened_file_is_sent_as_it_is_until_it_is_drawn_on(page, server, publ
         assert sent(page, lambda image=image: page.set_input_files("#file", image)) == (
             image.read_bytes()
         )
-        page.wait_for_timeout(300)
+        wait_until_answered(page)
     image = image.read_bytes()
     body = sent(page, lambda: draw(page, [[(0.5, 0.5), (0.5, 0.6)]]))
     assert body != image
@@ -319,7 +340,7 @@ def test_a_drawing_is_framed_as_the_digits_that_the_network_learned(
     page.uncheck("#centre")
     draw(page, [[(0.2, 0.1), (0.2, 0.4)]])
     page.wait_for_selector("#answer-first[data-label]")
-    page.wait_for_timeout(500)
+    wait_until_answered(page)
     body = sent(page, lambda: page.check("#centre"))
     pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
     assert pixels.shape == size
@@ -339,8 +360,8 @@ def without_layers(page):
 
 def test_a_network_without_layers_is_still_asked_for_its_answer(page, server, without_layers):
     open_page(page, server, "xo")
-    # 9 x 9 pixels is what the server makes of any size.
-    page.route("**/classify*", lambda route: route.fulfill(json=ANSWER))
+    # The server itself takes images of 9 x 9 pixels alone.
+    page.route("**/api/models/xo/**/classify*", lambda route: route.fulfill(json=ANSWER))
     draw(page, CROSS)
     wait_for_label(page, "X")
     assert page.is_disabled("#run")
@@ -352,7 +373,6 @@ def test_a_network_without_layers_is_still_asked_for_its_answer(page, server, wi
     page.select_option("#language", "zh")
     wait_for_text(page, "#overlay-text", "只能得到答案")
     assert page.locator("#alert").inner_text() == ""
-    page.unroute("**/classify*")
     page.select_option("#first", label="lenet5_modern 1")
     page.wait_for_selector("#maps details")
     assert page.is_visible("#maps")
@@ -425,9 +445,11 @@ def test_what_goes_wrong_is_said(page, server, tmp_path):
     page.route("**/classify*", lambda route: route.fulfill(status=429, json={"error": "Too many."}))
     draw(page, SEVEN)
     wait_for_text(page, "#alert", "Too many.")
+    assert page.locator(".answers[data-stale]").count() == 1
     page.unroute("**/classify*")
     draw(page, SEVEN)
     wait_for_text(page, "#alert", "")
+    wait_until_answered(page)
     page.complaints[:] = [each for each in page.complaints if "429" not in each]
 
 
