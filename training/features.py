@@ -66,9 +66,7 @@ def classify_features(
         raise UsageError(unknown("layer", chosen, names))
     data = sources.find(source)
     preprocessing = found.preprocessing
-    stored = store(
-        data.load(), preprocessing.to_pixels, preprocessing.input.shape, on_corrupt=data.on_corrupt
-    )
+    stored = store(data.load(), preprocessing, on_corrupt=data.on_corrupt)
     train = stored.dataset.train
     classes = len(np.unique(train.class_ids))
     if classes < 2 or len(train) < NEIGHBOURS:

@@ -208,8 +208,7 @@ def _images(manifest: Manifest, source: Source) -> tuple[Images, str]:
     dataset = measure.with_labels(source.load(), manifest.labels, "the data")
     stored = store(
         dataset,
-        preprocessing.to_pixels,
-        preprocessing.input.shape,
+        preprocessing,
         on_corrupt=source.on_corrupt,
     )
     return stored.dataset.test, dataset.name

@@ -87,8 +87,7 @@ def load_data(found: Predictor, source: str) -> Stored:
     preprocessing = found.preprocessing
     return store(
         dataset,
-        preprocessing.to_pixels,
-        preprocessing.input.shape,
+        preprocessing,
         on_corrupt=chosen.on_corrupt,
     )
 

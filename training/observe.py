@@ -70,7 +70,7 @@ def observe(
         sizes: list[tuple[int, ...]] = []
         for each, row in chosen[start : start + BATCH]:
             try:
-                image = decoded(each, row)
+                image = decoded(each, row, is_upright=preprocessing.upright)
                 pixels.append(preprocessing.to_pixels(image))
             except (ImageError, DataError) as error:
                 unread.append(f"{_name(each, row)}: {error}")

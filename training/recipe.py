@@ -38,8 +38,14 @@ class ModelChoice(Frozen):
 
 
 class Steps(Frozen):
-    """How an image becomes an input: `zoo.preprocess`'s steps, in order."""
+    """How an image becomes an input: `zoo.preprocess`'s steps, in order.
 
+    Attributes:
+        upright: Turn files as their EXIF orientation says, in training and wherever the published
+            version is asked.
+    """
+
+    upright: bool = True
     pixel_steps: tuple[PixelStep, ...] = ()
     input_steps: tuple[InputStep, ...] = ()
 

@@ -107,11 +107,7 @@ def _prepare_and_fit(
     *,
     resume: bool = True,
 ) -> "tuple[Loop, Stored, Preprocessing, dict[str, Floats]]":
-    steps = Preprocessing(
-        input=input_,
-        pixel_steps=recipe.preprocessing.pixel_steps,
-        input_steps=recipe.preprocessing.input_steps,
-    )
+    steps = steps_of(recipe, input_)
     views.check(steps, recipe.test_time)
     check_numbers(steps)
     stored = prepare_data(recipe, steps, run, talk, resume=resume)
@@ -150,6 +146,17 @@ def _prepare_and_fit(
     return loop, stored, preprocessing, arrays
 
 
+def steps_of(recipe: Recipe, input_: ImageInput) -> Preprocessing:
+    """What a recipe does to images; numbers that it leaves out are not fitted yet."""
+    given = recipe.preprocessing
+    return Preprocessing(
+        input=input_,
+        upright=given.upright,
+        pixel_steps=given.pixel_steps,
+        input_steps=given.input_steps,
+    )
+
+
 def prepare_data(
     recipe: Recipe,
     steps: Preprocessing,
@@ -168,8 +175,7 @@ def prepare_data(
     kept = stored_steps(steps, recipe.augmentation)
     stored = store(
         dataset,
-        kept.to_pixels,
-        kept.input.shape,
+        kept,
         on_corrupt=recipe.data.on_corrupt,
         scratch=run.path,
     )

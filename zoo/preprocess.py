@@ -158,9 +158,14 @@ class Preprocessing(Frozen):
 
     Settings only; the arrays that fitted steps name (`mean_image`, `whiten_matrix`) travel beside
     them and are given to `to_input`.
+
+    Attributes:
+        upright: Files are turned as their EXIF orientation says; False in versions that were
+            published before this was kept, which were trained on pixels as they lie in the file.
     """
 
     input: ImageInput
+    upright: bool = False
     pixel_steps: tuple[PixelStep, ...] = ()
     input_steps: tuple[InputStep, ...] = ()
 
@@ -182,6 +187,10 @@ class Preprocessing(Frozen):
                     f"The step {step.kind!r} has no numbers yet: they are fitted in training, "
                     "or given as mean."
                 )
+
+    def decode(self, data: bytes, limits: ImageLimits | None = None) -> Pixels:
+        """Decodes one file as this network was taught to see it: see `decode`."""
+        return decode(data, limits, is_upright=self.upright)
 
     def to_pixels(self, pixels_hwc: Pixels) -> Pixels:
         """Runs the pixel steps on one decoded image.
@@ -274,12 +283,13 @@ def apply_step(step: InputStep, x: NDArray[Any], arrays: Mapping[str, Floats]) -
             return white.reshape(x.shape)
 
 
-def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
+def decode(data: bytes, limits: ImageLimits | None = None, *, is_upright: bool = False) -> Pixels:
     """Decodes one JPEG, PNG, WebP or BMP image.
 
     Args:
         data: The file's bytes.
         limits: What the image may cost; the header is checked before a pixel is decoded.
+        is_upright: Turn the image as its EXIF orientation says; else its pixels stay as they lie.
 
     Returns:
         uint8 [h, w, 1] for gray images, else [h, w, 3] RGB; transparency lies on black.
@@ -306,9 +316,10 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
                     f"The image has {frames} frames; at most {bounds.max_frames} "
                     f"{'is' if bounds.max_frames == 1 else 'are'} taken."
                 )
-            if (pixels := _jpeg_pixels(image, data)) is not None:
-                return pixels
-            return _pixels_of(image)
+            pixels = _jpeg_pixels(image, data)
+            if pixels is None:
+                pixels = _pixels_of(image)
+            return _turned(pixels, _orientation(image)) if is_upright else pixels
     except UnidentifiedImageError as error:
         raise ImageError(
             f"These {len(data)} bytes are no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; "
@@ -319,6 +330,41 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
     # Pillow's decoders raise many kinds on broken files: all of them mean the same to the caller.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(f"The image is damaged: {error}") from error
+
+
+def orientation(data: bytes) -> int:
+    """How a file says that its image is to be turned: EXIF's 1 (not at all) to 8; 1 if it does not."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _orientation(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1
+
+
+# Where Pillow keeps what may say how an image is to be turned.
+_NOTES = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+
+
+def _orientation(image: "Image") -> int:
+    if not image.info.keys() & _NOTES:
+        return 1
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds on a damaged note; the image is whole
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _turned(pixels_hwc: Pixels, orientation: int) -> Pixels:
+    """An image upright: 5 to 8 have rows and columns exchanged, some are mirrored."""
+    image = pixels_hwc.swapaxes(0, 1) if orientation >= 5 else pixels_hwc
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _jpeg_pixels(image: "Image", data: bytes) -> Pixels | None:

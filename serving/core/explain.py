@@ -47,7 +47,7 @@ from zoo.explain.keras_file import KerasFile
 from zoo.explain.methods import METHODS, Method, Subject
 from zoo.explain.probe import Floats, Layer, Probe, Rule
 from zoo.explain.remote import RemoteProbe, WorkerError
-from zoo.preprocess import ImageLimits, Pad, Pixels, Preprocessing, decode
+from zoo.preprocess import ImageLimits, Pad, Pixels, Preprocessing
 
 T = TypeVar("T")
 
@@ -316,7 +316,8 @@ class Explainer:
 
     def _pixels(self, call: ExplainCall, method: Method, manifest: Manifest) -> Pixels:
         if call.image:
-            return manifest.preprocessing.to_pixels(decode(call.image, self._image_limits))
+            preprocessing = manifest.preprocessing
+            return preprocessing.to_pixels(preprocessing.decode(call.image, self._image_limits))
         if method.needs_image:
             raise InvalidRequestError(f"{method.name} looks at an image; send one.", field="image")
         return np.full(manifest.preprocessing.input.shape, 127, np.uint8)

@@ -67,7 +67,7 @@ from zoo.artifact import (
     verify,
 )
 from zoo.errors import ArtifactError, ImageError
-from zoo.preprocess import Floats, ImageLimits, Pixels, decode
+from zoo.preprocess import Floats, ImageLimits, Pixels
 
 # A small batch that runs faster than this runs in the event loop: handing it to a thread and back
 # costs about as much. Larger ones do not: the loop reads the next requests in the meantime.
@@ -574,7 +574,7 @@ class Servable:
                 f"The deadline passed before image {index} could be decoded."
             )
         try:
-            pixels_hwc = decode(image, self._image_limits)
+            pixels_hwc = self.manifest.preprocessing.decode(image, self._image_limits)
             height, width, _ = pixels_hwc.shape
             return self.manifest.preprocessing.to_pixels(pixels_hwc), (height, width)
         except ImageError as error:

@@ -61,6 +61,7 @@ def publish_tiny(
     side: int = 2,
     precision: str = "fp32",
     trained_on: np.ndarray | None = None,
+    upright: bool = False,
 ) -> Path:
     """Publishes the network with its weights times `scale`; another golden scale is a lie.
 
@@ -82,6 +83,7 @@ def publish_tiny(
 
     preprocessing = Preprocessing(
         input=ImageInput(height=side, width=side, channels=1, colour="gray", value_range=(0, 1)),
+        upright=upright,
         pixel_steps=(Resize(height=side, width=side),),
         input_steps=(Scale(scale=1 / 255),),
     )

@@ -147,3 +147,16 @@ def test_an_image_keeps_its_part_when_others_come():
     _, chosen = split_by_content(images, 0.3, "salt")
     _, chosen_of_some = split_by_content(Images(some.pixels_nhwc, some.class_ids), 0.3, "salt")
     assert set(chosen_of_some.hashes()) <= set(chosen.hashes())
+
+
+def test_photos_are_turned_upright_unless_a_recipe_says_otherwise():
+    from training.train import input_of, steps_of
+    from zoo.preprocess import Preprocessing
+
+    for overrides, upright in (((), True), (("preprocessing.upright=false",), False)):
+        recipe = recipes.read("images", overrides)
+        assert steps_of(recipe, input_of(recipe)).upright is upright
+    # A version of before says nothing, and was trained on pixels as they lie in the file.
+    assert not Preprocessing.model_validate(
+        {"input": {"height": 1, "width": 1, "channels": 1}}
+    ).upright

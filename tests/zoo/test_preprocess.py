@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.errors import ImageError, UsageError
 from zoo.preprocess import (
@@ -23,6 +23,7 @@ from zoo.preprocess import (
     SubtractMeanPixel,
     Whiten,
     decode,
+    orientation,
 )
 from zoo.spec import ImageInput
 
@@ -64,19 +65,37 @@ def test_a_jpeg_is_what_pillow_makes_of_it_to_the_bit(mode, data):
     )
 
 
+def noted(pixels, orientation, kind="PNG"):
+    """A file that says how its image is to be turned, as cameras do."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(16, 24, 3), (16, 24)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_an_image_is_read_as_its_pixels_lie_whatever_the_camera_noted(kind):
-    """Training and serving share this reader, and most public weights were trained so."""
-    image = Image.new("RGB", (8, 4), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: a quarter turn to the right
-    noted, plain = io.BytesIO(), io.BytesIO()
-    image.save(noted, kind, exif=exif)
-    image.save(plain, kind)
-    assert noted.getvalue() != plain.getvalue()
-    pixels = decode(noted.getvalue())
-    assert pixels.shape == (4, 8, 3)
-    np.testing.assert_array_equal(pixels, decode(plain.getvalue()))
+def test_an_image_is_turned_as_the_camera_noted_where_that_is_asked_for(kind, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for number in range(10):
+        data = noted(pixels, number, kind)
+        assert orientation(data) == (number if 1 <= number <= 8 else 1)
+        # Versions of before were trained on images as they lie in the file.
+        np.testing.assert_array_equal(decode(data), decode(encoded(pixels, kind)))
+        upright = Preprocessing(input=RGB, upright=True).decode(data)
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(upright.squeeze(), expected)
+
+
+def test_a_damaged_note_of_the_camera_turns_nothing():
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    data = bytearray(noted(pixels, 6, "JPEG"))
+    for place in range(data.index(b"Exif") + 6, data.index(b"Exif") + 14):
+        data[place] ^= 0xFF
+    assert orientation(bytes(data)) == 1
+    assert decode(bytes(data), is_upright=True).shape == (2, 3, 1)
+    assert orientation(b"no image") == 1
 
 
 def test_a_jpeg_that_is_cut_is_refused_wherever_the_cut_is():

@@ -29,6 +29,8 @@ class PartReport(Frozen):
         corrupt: Name to reason.
         duplicates: Names of images with equal pixels, in groups; at most 20 groups.
         duplicate_images: How many images equal an earlier one.
+        turned: Names of images whose EXIF orientation is not 1; at most 20.
+        turned_images: How many there are.
         mean: Mean of all gray thumbnails, 0..255.
         std: Their standard deviation.
     """
@@ -39,6 +41,8 @@ class PartReport(Frozen):
     corrupt: dict[str, str]
     duplicates: tuple[tuple[str, ...], ...]
     duplicate_images: int
+    turned: tuple[str, ...] = ()
+    turned_images: int = 0
     mean: float
     std: float
 
@@ -130,6 +134,8 @@ def _part(seen: Seen, labels: Sequence[str]) -> PartReport:
         corrupt=seen.corrupt,
         duplicates=tuple(names[:5] for names in equal[:LISTED]),
         duplicate_images=sum(len(names) - 1 for names in equal),
+        turned=seen.turned[:LISTED],
+        turned_images=len(seen.turned),
         mean=float(seen.thumbnails.mean()) if len(seen.names) else 0.0,
         std=float(seen.thumbnails.std()) if len(seen.names) else 0.0,
     )
@@ -168,6 +174,12 @@ def _judge(
             f"{max(counts):,} of the largest."
         )
     for name, part in parts.items():
+        if part.turned_images:
+            warnings.append(
+                f"{part.turned_images} images of the {name} part say that they do not lie upright "
+                f"(EXIF orientation), e.g. {part.turned[0]}; they are turned, unless "
+                "preprocessing.upright is false."
+            )
         channels = {size.rsplit(" ", 1)[1] for size in part.sizes}
         if len(channels) > 1:
             warnings.append(f"The {name} part mixes gray and colour images.")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from training.data.dataset import Dataset, Files, Ids, Images
 from training.data.sources import AnyDataset, AnyPart
 from zoo.errors import DataError, ImageError
-from zoo.preprocess import ImageLimits, Pixels, decode
+from zoo.preprocess import ImageLimits, Pixels, Preprocessing, decode, orientation
 
 # Side of the gray thumbnails that near duplicates are found by.
 THUMBNAIL = 16
@@ -43,6 +43,7 @@ class Seen:
         thumbnails: uint8 [N, 16 * 16], gray.
         class_ids: int64 [N].
         corrupt: Name to reason, of the images that could not be decoded.
+        turned: Names of those whose EXIF orientation says that they do not lie upright.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Seen:
     thumbnails: NDArray[np.uint8]
     class_ids: Ids
     corrupt: dict[str, str]
+    turned: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,8 +82,7 @@ class Stored:
 
 def store(
     dataset: AnyDataset,
-    to_pixels: Callable[[Pixels], Pixels],
-    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
     *,
     on_corrupt: str = "stop",
     scratch: Path | None = None,
@@ -90,8 +91,7 @@ def store(
 
     Args:
         dataset: What a source gave.
-        to_pixels: From a decoded image to uint8 [H, W, C].
-        shape: (H, W, C).
+        preprocessing: Its pixel steps lead to that size.
         on_corrupt: "stop" or "skip".
         scratch: Where arrays too large for memory are kept, as files.
 
@@ -104,7 +104,7 @@ def store(
     kept: dict[str, NDArray[np.int64]] = {}
     for name, part in dataset.parts().items():
         place = scratch / f"{name}.pixels" if scratch is not None else None
-        parts[name], seen[name], kept[name] = _read(part, to_pixels, shape, place)
+        parts[name], seen[name], kept[name] = _read(part, preprocessing, place)
     corrupt = {key: why for each in seen.values() for key, why in each.corrupt.items()}
     if corrupt and on_corrupt == "stop":
         listed = "; ".join(f"{key}: {why}" for key, why in list(corrupt.items())[:3])
@@ -117,7 +117,7 @@ def store(
     came = dataset.parts()
 
     def original(part: str, row: int) -> Pixels:
-        return decoded(came[part], int(kept[part][row]))
+        return decoded(came[part], int(kept[part][row]), is_upright=preprocessing.upright)
 
     sized = Dataset(dataset.name, **parts, labels=dataset.labels, notes=dataset.notes)
     return Stored(sized, seen, original)
@@ -125,29 +125,28 @@ def store(
 
 def look(dataset: AnyDataset) -> dict[str, Seen]:
     """Decodes a whole data set and keeps no pixels: for checks alone."""
-    keep_none: Pixels = np.zeros((0, 0, 1), np.uint8)
-    return {
-        name: _read(part, lambda _: keep_none, (0, 0, 1), None)[1]
-        for name, part in dataset.parts().items()
-    }
+    return {name: _read(part, None, None)[1] for name, part in dataset.parts().items()}
 
 
 def _read(
-    part: AnyPart,
-    to_pixels: Callable[[Pixels], Pixels],
-    shape: tuple[int, int, int],
-    place: Path | None,
+    part: AnyPart, preprocessing: Preprocessing | None, place: Path | None
 ) -> tuple[Images, Seen, NDArray[np.int64]]:
+    nothing: Pixels = np.zeros((0, 0, 1), np.uint8)
+    shape = nothing.shape if preprocessing is None else preprocessing.input.shape
+    is_upright = preprocessing is None or preprocessing.upright
     pixels = _empty(len(part), shape, place)
     corrupt: dict[str, str] = {}
     kept: list[int] = []
-    sizes, hashes, thumbnails = [], [], []
+    sizes, hashes, thumbnails, turned = [], [], [], []
 
     def one(row: int) -> tuple[int, Any]:
         try:
-            image = decoded(part, row)
+            data = part.read(part.names[row]) if isinstance(part, Files) else b""
+            image = _decoded(part, row, data, is_upright=is_upright)
             digest = hashlib.sha256(image.tobytes()).hexdigest()
-            return row, (image.shape, digest, thumbnail(image), to_pixels(image))
+            small = nothing if preprocessing is None else preprocessing.to_pixels(image)
+            is_turned = bool(data) and orientation(data) != 1
+            return row, (image.shape, digest, thumbnail(image), small, is_turned)
         except (ImageError, DataError) as error:
             return row, str(error)
 
@@ -155,7 +154,9 @@ def _read(
         if isinstance(found, str):
             corrupt[_name(part, row)] = found
             continue
-        size, digest, small, image = found
+        size, digest, small, image, is_turned = found
+        if is_turned:
+            turned.append(_name(part, row))
         pixels[len(kept)] = image
         kept.append(row)
         sizes.append(size)
@@ -170,6 +171,7 @@ def _read(
         np.array(thumbnails, dtype=np.uint8).reshape(-1, THUMBNAIL**2),
         ids,
         corrupt,
+        tuple(turned),
     )
     return Images(pixels[: len(rows)], ids), seen, rows
 
@@ -182,7 +184,7 @@ def _in_threads(one: Callable[[int], Any], number: int) -> Iterator[Any]:
             yield from pool.map(one, range(start, min(number, start + block)))
 
 
-def _empty(number: int, shape: tuple[int, int, int], place: Path | None) -> Pixels:
+def _empty(number: int, shape: tuple[int, ...], place: Path | None) -> Pixels:
     whole = (number, *shape)
     if place is not None and np.prod(whole, dtype=np.int64) > MOST_BYTES_IN_MEMORY:
         mapped: Pixels = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=whole)
@@ -194,17 +196,22 @@ def _name(part: AnyPart, row: int) -> str:
     return part.names[row] if isinstance(part, Files) else f"image {row}"
 
 
-def decoded(part: AnyPart, row: int) -> Pixels:
-    """One image as it came, uint8 [h, w, c].
+def decoded(part: AnyPart, row: int, *, is_upright: bool) -> Pixels:
+    """One image as it came, uint8 [h, w, c]; upright, or as its pixels lie in the file.
 
     Raises:
         ImageError: it cannot be decoded.
         DataError: it cannot be read.
     """
+    data = part.read(part.names[row]) if isinstance(part, Files) else b""
+    return _decoded(part, row, data, is_upright=is_upright)
+
+
+def _decoded(part: AnyPart, row: int, data: bytes, *, is_upright: bool) -> Pixels:
     if isinstance(part, Images):
         pixels: Pixels = part.pixels_nhwc[row]
         return pixels
-    return decode(part.read(part.names[row]), LIMITS)
+    return decode(data, LIMITS, is_upright=is_upright)
 
 
 def thumbnail(pixels_hwc: Pixels) -> NDArray[np.uint8]:

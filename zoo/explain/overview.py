@@ -23,7 +23,6 @@ from zoo.explain.probe import (
 )
 from zoo.explain.sanity import SanityStep, weight_randomisation
 from zoo.explain.source import Source
-from zoo.preprocess import decode
 from zoo.suggest import unknown
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def _batches(source: Source, paths: list[Path]) -> Iterator[Floats]:
     for start in range(0, len(paths), BATCH):
         pixels = np.stack(
             [
-                source.preprocessing.to_pixels(decode(path.read_bytes()))
+                source.preprocessing.to_pixels(source.preprocessing.decode(path.read_bytes()))
                 for path in paths[start : start + BATCH]
             ]
         )

@@ -15,7 +15,7 @@ from zoo.artifact import (
 from zoo.errors import UsageError
 from zoo.explain.methods import Subject
 from zoo.explain.probe import Floats, Probe
-from zoo.preprocess import Preprocessing, decode
+from zoo.preprocess import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Source:
         Raises:
             ImageError: the bytes are no image that it can take.
         """
-        pixels = self.preprocessing.to_pixels(decode(image))
+        pixels = self.preprocessing.to_pixels(self.preprocessing.decode(image))
         return Subject(
             probe=probe,
             pixels_hwc=pixels,

@@ -415,6 +415,26 @@ async def test_images_are_classified_best_first(repository, tmp_path):
         await service.classify_images(ClassifyImagesCall(Target("tiny"), (b"x",), top_k=0))
 
 
+async def test_photos_are_turned_for_versions_that_were_trained_so(repository, tmp_path):
+    from tests.zoo.test_preprocess import encoded, noted
+
+    publish_tiny(tmp_path)
+    publish_tiny(tmp_path, "upright", upright=True)
+    await repository.refresh()
+    service = Service(repository)
+    pixels = np.array([[0, 255], [100, 0]], np.uint8)
+    phone = noted(pixels, 6)
+
+    async def classified(model, image):
+        reply = await service.classify_images(ClassifyImagesCall(Target(model), (image,)))
+        return reply.results[0]
+
+    # A quarter turn to the right.
+    turned = await classified("tiny", encoded(np.ascontiguousarray(np.rot90(pixels, -1))))
+    assert await classified("upright", phone) == turned
+    assert await classified("tiny", phone) == await classified("tiny", encoded(pixels)) != turned
+
+
 async def test_a_draining_server_refuses_what_is_new(repository, tmp_path):
     publish_tiny(tmp_path)
     await repository.refresh()

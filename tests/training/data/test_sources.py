@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -251,10 +252,10 @@ def test_a_damaged_tar_is_named(tmp_path, mode, suffix):
         tree.load(path)
 
 
-def sized(dataset, on_corrupt="stop"):
+def sized(dataset, on_corrupt="stop", *, upright=False):
     input_ = ImageInput(height=6, width=5, channels=3)
-    steps = Preprocessing(input=input_, pixel_steps=(Resize(height=6, width=5),))
-    return store(dataset, steps.to_pixels, input_.shape, on_corrupt=on_corrupt)
+    steps = Preprocessing(input=input_, upright=upright, pixel_steps=(Resize(height=6, width=5),))
+    return store(dataset, steps, on_corrupt=on_corrupt)
 
 
 def test_images_of_any_size_are_kept_at_one(tmp_path, photos):
@@ -262,6 +263,28 @@ def test_images_of_any_size_are_kept_at_one(tmp_path, photos):
     assert stored.dataset.test.pixels_nhwc.shape == (6, 6, 5, 3)
     assert stored.originals("test", 2).shape == (10, 9, 3)
     assert stored.sha256() == sized(sources.find(str(tmp_path)).load()).sha256()
+
+
+def test_photos_that_lie_on_their_side_are_turned_and_told(tmp_path, photos):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((20, 10)).convert("RGB").save(buffer, "JPEG", exif=exif)
+    photos["test/cat/phone.jpg"] = buffer.getvalue()
+    dataset = sources.find(str(write_folder(tmp_path, photos))).load()
+    report = check("photos", dataset.labels, look(dataset))
+    assert (report.parts["test"].turned, report.parts["train"].turned_images) == (
+        ("test/cat/phone.jpg",),
+        0,
+    )
+    assert "20 x 10 x 3" in report.parts["test"].sizes
+    told = "1 images of the test part say that they do not lie upright.*phone.jpg"
+    assert re.search(told, " ".join(report.warnings))
+    lying = sized(dataset)
+    upright = sized(dataset, upright=True)
+    row = lying.seen["test"].names.index("test/cat/phone.jpg")
+    assert lying.originals("test", row).shape == (10, 20, 3)
+    assert upright.originals("test", row).shape == (20, 10, 3)
+    assert lying.sha256() != upright.sha256()
 
 
 def test_a_corrupt_image_stops_the_run_or_is_left_out_and_listed(tmp_path, photos):
