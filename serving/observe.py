@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -16,6 +17,8 @@ Logged = Literal["none", "errors", "all"]
 
 # Under overload, one line a second says how many were shed; a line each would cost more than they.
 SHED_EVERY_S = 1.0
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Tracer(Protocol):
@@ -125,10 +128,15 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        text = super().format(record)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line of a record; an exception's trace follows."""
+        text = super().formatMessage(record)
         fields = getattr(record, "request", None)
-        if not fields:
-            return text
-        return text + "".join(f" {name}={value}" for name, value in fields.items())
+        if fields:
+            text += "".join(f" {name}={value}" for name, value in fields.items())
+        # A name in a request may hold a line's end, and must not begin a line of its own.
+        return text if text.isprintable() else _CONTROLS.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -247,6 +247,15 @@ def test_lines_for_people_name_the_same(caplog):
         {"msg": "request", "name": "convzoo.requests", "request": {"outcome": "queued"}}
     )
     assert TextFormatter().format(record).endswith("convzoo.requests: request outcome=queued")
+    fields = {"error": "No model 'é\n2026 INFO forged\r\x1b[31m\u2028'."}
+    record = logging.makeLogRecord({"msg": "two\nlines", "request": fields})
+    for formatter in (TextFormatter(), JsonFormatter()):
+        assert len(formatter.format(record).splitlines()) == 1
+    assert (
+        TextFormatter()
+        .format(record)
+        .endswith(r"two\nlines error=No model 'é\n2026 INFO forged\r\x1b[31m\u2028'.")
+    )
     try:
         raise InvalidRequestError("wrong")
     except InvalidRequestError:
@@ -254,6 +263,7 @@ def test_lines_for_people_name_the_same(caplog):
 
         record = logging.makeLogRecord({"msg": "failed", "exc_info": sys.exc_info()})
     assert "wrong" in json.loads(JsonFormatter().format(record))["exception"]
+    assert TextFormatter().format(record).splitlines()[-1].endswith("InvalidRequestError: wrong")
 
 
 # --- Spans --------------------------------------------------------------------------------------
