@@ -10,7 +10,6 @@ Arrays come back as {"dtype", "shape", "b64"}: little-endian values in row order
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from serving.messages import (
     Target,
     Timings,
 )
+from serving.wire.native_json import read_image
 from serving.wire.tfs_json import dumps, loads
 
 OWN = ("method", "layer", "target", "format")
@@ -51,7 +51,8 @@ def decode_call(
     image = body
     if content_type.partition(";")[0].strip().lower() == "application/json":
         document = _document(body)
-        image = _image(document.pop("image", None))
+        given = document.pop("image", None)
+        image = b"" if given is None else read_image(given, "image")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     fields = {**{name: asked[name] for name in OWN if name in asked}, **document}
     options = {name: _option(text) for name, text in asked.items() if name not in OWN}
@@ -87,18 +88,6 @@ def _document(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidRequestError('JSON Value: expected {"method": ..., "image": {"b64": ...}}.')
     return document
-
-
-def _image(image: Any) -> bytes:
-    if image is None:
-        return b""
-    text = image.get("b64") if isinstance(image, dict) else None
-    if not isinstance(text, str):
-        raise InvalidRequestError('image is no {"b64": "..."}.', field="image")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError(f"image is no base64: {error}.", field="image") from error
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

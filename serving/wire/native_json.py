@@ -6,13 +6,12 @@ The body is one raw image, several in multipart/form-data, or `{"images": [{"b64
 """
 
 import base64
-import binascii
 from typing import Any
 
 from serving.errors import InvalidRequestError
 from serving.messages import ClassifyImagesReply, LabelScore, Timings
 from serving.wire import multipart
-from serving.wire.tfs_json import dumps, loads
+from serving.wire.tfs_json import dumps, loads, read_base64
 
 
 def decode_images(body: bytes, content_type: str) -> tuple[bytes, ...]:
@@ -40,20 +39,23 @@ def _decode_json(body: bytes) -> tuple[bytes, ...]:
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):
         raise InvalidRequestError('JSON Value: expected {"images": [{"b64": "..."}]}.')
-    found = []
-    for index, image in enumerate(images):
-        text = image.get("b64") if isinstance(image, dict) else None
-        if not isinstance(text, str):
-            raise InvalidRequestError(
-                f'images[{index}] is no {{"b64": "..."}}.', field=f"images[{index}]"
-            )
-        try:
-            found.append(base64.b64decode(text, validate=True))
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequestError(
-                f"images[{index}] is no base64: {error}.", field=f"images[{index}]"
-            ) from error
-    return tuple(found)
+    return tuple(read_image(image, f"images[{index}]") for index, image in enumerate(images))
+
+
+def read_image(image: Any, name: str) -> bytes:
+    """Server: the bytes of an image in JSON, `{"b64": "..."}`.
+
+    A page has its images as data URLs (RFC 2397); what stands before their base64 is skipped.
+
+    Raises:
+        InvalidRequestError: it is none; `name` says where.
+    """
+    text = image.get("b64") if isinstance(image, dict) else None
+    if not isinstance(text, str):
+        raise InvalidRequestError(f'{name} is no {{"b64": "..."}}.', field=name)
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    return read_base64(text, name)
 
 
 def encode_images(images: tuple[bytes, ...]) -> tuple[bytes, str]:
