@@ -25,7 +25,8 @@ NO_GRPC = "This port speaks HTTP/1.1; gRPC has a port of its own."
 # Requests of one connection that were sent ahead of their turn.
 MOST_AHEAD = 8
 # How long a client may take for a request's head, for the next part of its body, and for its next
-# request; a client whose request was refused while it still sends may hear that for so long.
+# request; a client whose request was refused while it still sends may hear that for so long, and
+# one that is in the middle of a request when the server stops may be silent for so long.
 HEAD_WITHIN_S = 30.0
 PART_WITHIN_S = 60.0
 NEXT_WITHIN_S = 75.0
@@ -86,14 +87,14 @@ class HttpListener:
         self.is_stopping = True
         if self._server is not None:
             self._server.close()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
         for connection in tuple(self.connections):
             connection.close_when_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self.connections:
                     await asyncio.sleep(0.005)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -371,9 +372,8 @@ class _Connection(asyncio.Protocol):
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
                 response = HttpResponse(500, _JSON, encode_error("Internal error."))
-        stays = stays and not (
-            self._is_one_too_many or self._is_refused or self._listener.is_stopping
-        )
+        is_last = self._listener.is_stopping and not self._ahead
+        stays = stays and not (self._is_one_too_many or self._is_refused or is_last)
         self._write(response, stays=stays, has_body=request.method != "HEAD")
         self._task = None
         if not stays:
@@ -445,8 +445,15 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
     def close_when_idle(self) -> None:
-        """The server stops: who waits for an answer gets it, with word that it is the last."""
-        if self._task is None:
+        """The server stops: who waits for an answer gets it, with word that it is the last.
+
+        Who is in the middle of a request may end it, or is told that this takes too long.
+        """
+        if self._task is not None:
+            return
+        if self._is_in_head or self._is_in_body:
+            self.give_up_at = time.monotonic() + LINGER_S
+        else:
             self._transport.close()
 
     def abort(self) -> None:

@@ -474,6 +474,46 @@ async def test_stopping_finishes_what_has_begun_and_closes_the_rest(listener, co
     await asyncio.wait_for(stopping, 5)
 
 
+async def test_stopping_answers_what_was_sent_ahead(listener, connect, handler):
+    client = await connect(get("/wait") + get("/a") + get("/b"))
+    await handler.started.wait()
+    stopping = asyncio.create_task(listener.stop(10))
+    await asyncio.sleep(0)
+    handler.go.set()
+    answers = [await client.answer() for _ in range(3)]
+    assert [each.body for each in answers] == [b"/wait", b"/a", b"/b"]
+    assert [each.headers["connection"] for each in answers] == [None, None, "close"]
+    await asyncio.wait_for(stopping, 5)
+
+
+@pytest.mark.parametrize(
+    "cut", [10, len(post(b"")), len(post(b"")) + 4], ids=["head", "no body", "body"]
+)
+async def test_stopping_answers_who_is_in_the_middle_of_a_request(listener, connect, cut):
+    """Cut off there, a client could not know whether its request was answered."""
+    sent = post(b"0123456789")
+    client = await connect(get("/") + sent[:cut])
+    await client.answer()
+    (connection,) = listener.connections
+    async with asyncio.timeout(5):
+        while not (connection._is_in_head or connection._is_in_body):
+            await asyncio.sleep(0)
+    stopping = asyncio.create_task(listener.stop(10))
+    await asyncio.sleep(0)
+    client.writer.write(sent[cut:])
+    answer = await client.answer()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    await asyncio.wait_for(stopping, 5)
+
+
+async def test_stopping_does_not_wait_for_who_has_fallen_silent(listener, connect, monkeypatch):
+    monkeypatch.setattr(http1, "LINGER_S", 0.1)
+    client = await connect(get("/") + post(b"0123456789")[:-4])
+    await client.answer()
+    await asyncio.wait_for(listener.stop(20), 5)
+    assert (await client.answer()).status == 408
+
+
 async def test_stopping_waits_no_longer_than_its_limit(listener, connect, handler):
     await connect(get("/wait"))
     await handler.started.wait()
