@@ -128,8 +128,11 @@ def disk_fault(error: OSError) -> str | None:
         return next((f"{reason}." for reason in reasons if reason in str(error)), None)
     if error.filename is None:
         return f"{os.strerror(error.errno)}." if error.errno in DISK else None
+    # What is copied has two names: it is the second that finds no room.
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    name = error.filename2 if is_full and error.filename2 is not None else error.filename
     # A descriptor has no name to tell.
-    place = "a file" if isinstance(error.filename, int) else os.fsdecode(error.filename)
+    place = "a file" if isinstance(name, int) else os.fsdecode(name)
     return f"{place}: {error.strerror or os.strerror(error.errno)}."
 
 

@@ -101,6 +101,8 @@ def test_an_error_with_an_exit_code_is_one_line_and_that_code(monkeypatch, capsy
         ),
         (OSError(errno.EROFS, "Read-only file system", "runs/a"), "runs/a: Read-only file system."),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+        # As shutil has it, of a copy: from, to.
+        (OSError(errno.ENOSPC, "No space left", "runs/a", None, "models/a"), "models/a: No"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", b"a/b"), "a/b: Not a directory."),
         # As HDF5 has it.
         (
