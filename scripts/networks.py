@@ -54,15 +54,17 @@ def page() -> str:
         "held against the built network by `tests/conformance/test_zoo.py`.",
         "",
         "Parameters are trainable ones. MACs are multiply-accumulates of one image in convolutions",
-        "and dense layers. Errors are top-1/top-5 in per cent, as published. The last four columns",
-        "say who else ships this very form, or how theirs differs.",
+        "and dense layers. Errors are top-1/top-5 in per cent, as published, with where and how they",
+        "were measured: ten crops or scales give less than one. The last four columns say who else",
+        "ships this very form, or how theirs differs.",
         "",
         "| name | year | paper | input | parameters | MACs | error | keras.applications | keras-hub | timm | torchvision |",
         "|---|---|---|---|---:|---:|---|---|---|---|---|",
     ]
     for spec in SPECS:
         error = "; ".join(
-            f"{'/'.join('-' if each is None else f'{each:g}' for each in (e.top1, e.top5))} ({e.data})"
+            f"{'/'.join('-' if each is None else f'{each:g}' for each in (e.top1, e.top5))} "
+            f"({e.data}: {e.source.removeprefix(f'[{spec.paper}] ')})"
             for e in spec.errors
         )
         others = OTHERS.get(spec.name, ("", "", "", ""))
