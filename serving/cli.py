@@ -57,8 +57,20 @@ class _Serve(click.Command):
     "Read again when it changes.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for all interfaces.")
-@click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, show_default=True)
-@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True)
+@click.option(
+    "--rest-port",
+    type=click.IntRange(0, 65535),
+    default=8501,
+    show_default=True,
+    help="HTTP; 0 takes a free one.",
+)
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    default=8500,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--engine", help="openvino or tensorflow; each version's own choice by default.")
 @click.option("--isolate", is_flag=True, help="Run each version's engine in a process of its own.")
 @click.option(
@@ -76,7 +88,13 @@ class _Serve(click.Command):
 @click.option(
     "--max-batch-rows", type=click.IntRange(min=1), help="Rows of one batch; measured by default."
 )
-@click.option("--max-queued-rows", type=click.IntRange(min=1), default=4096, show_default=True)
+@click.option(
+    "--max-queued-rows",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Rows of one version that may wait; what comes beyond is refused at once.",
+)
 @click.option(
     "--max-queue-s",
     type=click.FloatRange(min=0, min_open=True),
@@ -100,13 +118,18 @@ class _Serve(click.Command):
     help="Refuse loading, unloading and configuration over the network.",
 )
 @click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object a line.",
 )
 @click.option(
     "--log-requests",
     type=click.Choice(["none", "errors", "all"]),
     default="errors",
     show_default=True,
+    help="Which requests get a line of their own in the log.",
 )
 @click.option(
     "--drift-log",
@@ -148,7 +171,17 @@ class _Serve(click.Command):
     help="Take tensorflow_model_server's flags: --port, --rest_api_port, --model_base_path ...",
 )
 def serve(*, dry_run: bool, as_json: bool, log_format: str, **given: Any) -> None:
-    """Answers for published versions over REST and gRPC, as TensorFlow Serving does."""
+    """Answers for published versions over REST and gRPC, as TensorFlow Serving does.
+
+    SIGTERM, SIGINT and SIGHUP end it when all that was begun is answered.
+
+    Exit codes: 0 stopped, 2 usage, 3 a file that cannot be read or, with --dry-run, a version that
+    would be refused.
+
+    \b
+    convzoo serve --base-path models
+    convzoo serve --config serve.toml --host 0.0.0.0 --read-only
+    """
     from serving.config import configure_logging
 
     configure_logging("json" if log_format == "json" else "text")

@@ -48,7 +48,9 @@ class Answer:
 
 
 @click.command()
-@click.option("--recipe", default="digits_lenet5_modern", show_default=True)
+@click.option(
+    "--recipe", default="digits_lenet5_modern", show_default=True, help="See convzoo train --list."
+)
 @click.option(
     "--dir",
     "folder",
@@ -119,7 +121,7 @@ def demo(recipe: str, folder: Path, rest_port: int, grpc_port: int, *, as_json: 
             )
         )
         return
-    _show(Console(), answers)
+    _show(answers)
     talk.print("Pictures:")
     for picture in pictures:
         talk.print(f"  {picture}", soft_wrap=True)
@@ -243,8 +245,10 @@ def _ask(server: _Server, model: str, images: list[Path]) -> list[Answer]:
     return answers
 
 
-def _show(console: "Console", answers: list[Answer]) -> None:
+def _show(answers: list[Answer]) -> None:
     from rich.table import Table
+
+    from zoo.console import print_table
 
     table = Table("image", "true", "REST", "gRPC", "score", "then", title="Held-out digits")
     for answer in answers:
@@ -258,4 +262,4 @@ def _show(console: "Console", answers: list[Answer]) -> None:
             f"{answer.rest.probability:.3f}",
             ", ".join(f"{each.label} {each.probability:.3f}" for each in answer.rest.scores[1:]),
         )
-    console.print(table)
+    print_table(table)

@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from training.run import Evaluation
 
 
-@click.command()
+class WithOverrides(click.Command):
+    """A command that says how a recipe's value is set when it is written as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            key = error.option_name.lstrip("-")
+            words = f"{error.message} A recipe's values have no dashes: {key}=VALUE."
+            raise click.NoSuchOption(error.option_name, words, error.possibilities, ctx) from error
+
+
+@click.command(cls=WithOverrides)
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1)
 @click.option(
@@ -64,6 +77,9 @@ def train(
     as_json: bool,
 ) -> None:
     """Trains RECIPE, a bundled name or a YAML file; OVERRIDES are key=value.
+
+    Exit codes: 0 done, 2 a wrong recipe or option, 3 data that cannot be used, 6 stopped (the same
+    command goes on).
 
     \b
     convzoo train digits_lenet5_modern
@@ -197,8 +213,9 @@ def features(
     if as_json:
         click.echo(found.model_dump_json())
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from zoo.console import print_table
 
     table = Table(
         title=f"On {found.test_images:,} test images, from {found.layer} "
@@ -208,7 +225,7 @@ def features(
         table.add_column(column, justify="left" if column == "classifier" else "right")
     for name, metric in found.classifiers.items():
         table.add_row(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
-    Console().print(table)
+    print_table(table)
 
 
 @click.group()
@@ -216,7 +233,7 @@ def data() -> None:
     """Looks at data before it is trained on."""
 
 
-@data.command(name="check")
+@data.command(name="check", short_help="Count, measure and compare what is in SOURCE.")
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def check_data(source: str, as_json: bool) -> None:
@@ -252,11 +269,12 @@ def check_data(source: str, as_json: bool) -> None:
 
 
 def _tell_data(report: "DataReport") -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from zoo.console import print_table, result_console
+
     # Names are the user's own: "[bold]" is a class, and no markup.
-    console = Console(markup=False)
+    console = result_console(markup=False)
     table = Table(title=report.name)
     table.add_column("class")
     for part in report.parts:
@@ -269,7 +287,7 @@ def _tell_data(report: "DataReport") -> None:
     table.add_row("duplicates", *(f"{each.duplicate_images:,}" for each in report.parts.values()))
     table.add_row("mean", *(f"{each.mean:.1f}" for each in report.parts.values()))
     table.add_row("deviation", *(f"{each.std:.1f}" for each in report.parts.values()))
-    console.print(table)
+    print_table(table, markup=False)
     for name, each in report.parts.items():
         sizes = ", ".join(f"{size} ({count:,})" for size, count in list(each.sizes.items())[:4])
         more = ", ..." if len(each.sizes) > 4 else ""
@@ -321,7 +339,15 @@ def publish(
     most_drop: float,
     as_json: bool,
 ) -> None:
-    """Writes RUN as BASE_PATH/MODEL/VERSION: a SavedModel with all a server needs."""
+    """Writes RUN as BASE_PATH/MODEL/VERSION: a SavedModel with all a server needs.
+
+    Exit codes: 0 published, 2 usage, 3 data or files, 4 fewer bits cost too much, 6 another process
+    in the way (run it again), 7 an engine does not give Keras's answers.
+
+    \b
+    convzoo publish runs/digits --base-path models
+    convzoo publish runs/images --base-path s3://bucket/models --precision int8
+    """
     from training.run import Run
 
     found = Run(run)
@@ -375,8 +401,9 @@ def _tell(
         plain = evaluation.model_dump(mode="json")
         click.echo(json.dumps({"run": str(path), **plain}))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from zoo.console import print_table
 
     table = Table(title=f"{title} ({path})")
     for column in ("metric", "value", "95 % interval", "images"):
@@ -388,7 +415,7 @@ def _tell(
             else ""
         )
         table.add_row(name, f"{metric.value:.4f}", interval, f"{metric.examples:,}")
-    Console(markup=False).print(table)
+    print_table(table, markup=False)
 
 
 def _print_config(recipe: "Recipe", origins: dict[str, str], as_json: bool) -> None:

@@ -57,15 +57,33 @@ def _moment(_: click.Context, param: click.Parameter, text: str | None) -> datet
     metavar="SPAN|MOMENT",
     help="Only what was logged since then: 30m, 24h, 7d, or a date and time (UTC).",
 )
-@click.option("--psi-warn", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True)
 @click.option(
-    "--psi-alarm", type=click.FloatRange(0, min_open=True), default=0.25, show_default=True
+    "--psi-warn",
+    type=click.FloatRange(0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Population stability index of a histogram that is worth a look.",
 )
 @click.option(
-    "--mmd-warn", type=click.FloatRange(0, min_open=True), default=0.02, show_default=True
+    "--psi-alarm",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    help="And that ends with exit code 4.",
 )
 @click.option(
-    "--mmd-alarm", type=click.FloatRange(0, min_open=True), default=0.05, show_default=True
+    "--mmd-warn",
+    type=click.FloatRange(0, min_open=True),
+    default=0.02,
+    show_default=True,
+    help="Squared maximum mean discrepancy of vectors that is worth a look.",
+)
+@click.option(
+    "--mmd-alarm",
+    type=click.FloatRange(0, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="And that ends with exit code 4.",
 )
 @click.option(
     "--alpha",
@@ -183,10 +201,10 @@ COLOURS = {"ok": "green", "warn": "yellow", "alarm": "red", "unclear": "yellow"}
 
 def show(report: "DriftReport") -> None:
     """The report as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     from training.drift import heading
+    from zoo.console import print_table, result_console
 
     table = Table(title=heading(report))
     for column in ("statistic", "", "images", "change", "by chance", "KS", "p (Holm)"):
@@ -202,15 +220,14 @@ def show(report: "DriftReport") -> None:
             "" if each.ks is None else f"{each.ks:.3f}",
             f"{each.corrected_p:.2g}",
         )
-    console = Console()
-    console.print(table)
+    print_table(table)
     if report.movers and any(
         each.name == "class" and each.verdict in ("warn", "alarm") for each in report.findings
     ):
         moved = ", ".join(
             f"{each.label} {each.before:.1%} → {each.now:.1%}" for each in report.movers[:5]
         )
-        console.print(f"Answers: {moved}", highlight=False)
+        result_console().print(f"Answers: {moved}", highlight=False)
 
 
 def raise_outcome(report: "DriftReport", *, is_since: bool) -> None:

@@ -24,7 +24,7 @@ def mlflow() -> None:
     """Runs, versions and labels in MLflow."""
 
 
-@mlflow.command()
+@mlflow.command(short_help="Log a run, or register a version.")
 @click.argument("place", metavar="RUN|VERSION", type=PathOrUrl(path_type=Path))
 @TRACKING
 @click.option("--experiment", default="convzoo", show_default=True, help="Made when missing.")
@@ -72,7 +72,7 @@ def log(
     click.echo(json.dumps(told) if as_json else words)
 
 
-@mlflow.command()
+@mlflow.command(short_help="Labels to aliases, or back.")
 @click.argument("model")
 @click.option(
     "--base-path",

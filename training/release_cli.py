@@ -151,9 +151,10 @@ def write_reports(report: "GateReport", junit: Path | None, markdown: Path | Non
 
 def show(report: "GateReport") -> None:
     """The report as a table."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from zoo.console import print_table
 
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     against = "no earlier version" if report.against is None else f"version {report.against}"
@@ -168,7 +169,7 @@ def show(report: "GateReport") -> None:
     for each in report.gates:
         outcome = f"[{colours[each.outcome]}]{each.outcome}[/]"
         table.add_row(escape(each.name), outcome, escape(each.found), escape(each.asked))
-    Console().print(table)
+    print_table(table)
 
 
 def raise_outcome(report: "GateReport") -> None:
@@ -220,6 +221,9 @@ def promote(
     A running server follows within its polling interval. The version must verify and have passed
     its gates.
 
+    Exit codes: 0 promoted, 2 usage or gates not passed, 6 another process or TensorFlow Serving in
+    the way (run it again), 7 not what was published.
+
     \b
     convzoo promote lenet5_modern 2
     convzoo promote lenet5_modern canary --label stable --why "a week without complaints"
@@ -258,7 +262,11 @@ def rollback(
     tf_serving_base_path: str | None,
     as_json: bool,
 ) -> None:
-    """Points a label of MODEL back to where it was before its last move."""
+    """Points a label of MODEL back to what it named before its last promotion.
+
+    \b
+    convzoo rollback lenet5_modern --why complaints
+    """
     from zoo import versions
     from zoo.artifact import read_labels
     from zoo.checkout import open_model
@@ -403,9 +411,10 @@ def _show_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from zoo.console import print_table
 
     table = Table()
     for column in ("model", "version", "labels", "accuracy", "gates", "precision", "created"):
@@ -421,7 +430,7 @@ def _show_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
             escape(row.get("precision", "")),
             escape(row.get("fault") or row.get("created", "")),
         )
-    Console().print(table)
+    print_table(table)
 
 
 @click.group()
@@ -429,7 +438,7 @@ def pipeline() -> None:
     """From data to a promoted version: check, train, publish, gate, promote."""
 
 
-@pipeline.command(name="run")
+@pipeline.command(name="run", short_help="Run FILE; what has not changed is skipped.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("overrides", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and why, and stop.")

@@ -571,10 +571,20 @@ def create(
     Raises:
         UsageError: an unknown network or option, or a size the network cannot take; Keras set to
             channels first, where these networks would be others.
+        ModuleNotFoundError: Keras is not installed; names the extra that brings it.
     """
     spec = describe(name)
     module, function = spec.builder.split(":")
-    builder = getattr(import_module(module), function)
+    try:
+        builder = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name not in ("keras", "tensorflow"):
+            raise
+        raise ModuleNotFoundError(
+            f"Building {name} needs {error.name}, which is not installed: "
+            "pip install 'convzoo[train]'.",
+            name=error.name,
+        ) from error
     known = {
         parameter
         for parameter in inspect.signature(builder).parameters

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -20,18 +21,43 @@ from zoo.suggest import unknown
 
 GROUP = "convzoo.commands"
 
-# A command whose package is missing says what to install; the keys are importable names.
+# What is imported, and the extra that brings it.
 EXTRAS = {
-    "tensorflow": "train",
+    "fsspec": "remote",
+    "h5py": "train",
+    "hpack": "serve",
     "keras": "train",
     "matplotlib": "train",
+    "ncnn": "serve",
+    "nncf": "train",
+    "openvino": "train",
+    "orjson": "serve",
+    "PIL": "train",
+    "prometheus_client": "serve",
+    "safetensors": "train",
+    "scipy": "train",
+    "simdjson": "serve",
+    "simplejpeg": "train",
     "sklearn": "train",
-    "openvino": "serve",
-    "hpack": "serve",
+    "tensorflow": "train",
+    "tensorflow_serving": "train",
     "uvloop": "serve",
-    "PIL": "serve",
-    "ray": "ray",
+    "yaml": "train",
 }
+# Of what two extras bring, a server takes the lighter one.
+SERVED = ("h5py", "openvino", "PIL", "simplejpeg", "yaml")
+
+
+def missing(command: str, error: ModuleNotFoundError) -> str | None:
+    """What to install for `convzoo COMMAND`; None when the module belongs to no extra."""
+    name = (error.name or "").split(".")[0]
+    extra = "serve" if command == "serve" and name in SERVED else EXTRAS.get(name)
+    if extra is None:
+        return None
+    return (
+        f"`convzoo {command}` needs {name}, which is not installed. "
+        f"Install it with: pip install 'convzoo[{extra}]'"
+    )
 
 
 class CommandTable(click.Group):
@@ -58,13 +84,10 @@ class CommandTable(click.Group):
         try:
             command: Any = point.load()
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").split(".")[0])
-            if extra is None:
+            words = missing(cmd_name, error)
+            if words is None:
                 raise
-            raise click.ClickException(
-                f"`convzoo {cmd_name}` needs {error.name}, which is not installed. "
-                f"Install it with: pip install 'convzoo[{extra}]'"
-            ) from error
+            raise click.ClickException(words) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"Entry point {point.value!r} is not a click command: {command!r}")
         return command
@@ -106,7 +129,6 @@ SHORT_HELP = {
     "serve": "Answer for published versions over REST and gRPC.",
     "predict": "Ask a server to classify images.",
     "explain": "Look inside a network.",
-    "bench": "Measure an engine on this machine.",
     "doctor": "Say what is installed and what would work here.",
 }
 
@@ -140,13 +162,21 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line; the entry point of the `convzoo` script.
 
     An exception with an `exit_code` is an answer to the user: one line on standard error and
-    that code. So is a file or a disk that cannot be used. Anything else is a defect and keeps its
-    traceback.
+    that code. So are a file or a disk that cannot be used, and a package of an extra that is not
+    installed, which many commands import only where they need it. Anything else is a defect and
+    keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # What the locale has no character for is written as its number.
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+    given = list(args) if args is not None else sys.argv[1:]
     try:
-        convzoo.main(args=list(args) if args is not None else None, prog_name="convzoo")
+        convzoo.main(args=given, prog_name="convzoo")
     except Exception as error:
         exit_code, words = getattr(error, "exit_code", None), str(error)
+        if isinstance(error, ModuleNotFoundError) and (lacking := missing(given[0], error)):
+            exit_code, words = 1, lacking
         if exit_code is None and isinstance(error, OSError) and (fault := disk_fault(error)):
             exit_code, words = 3, fault
         if not isinstance(exit_code, int):

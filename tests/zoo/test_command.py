@@ -40,7 +40,7 @@ def test_help_names_every_command_and_imports_none_of_the_heavy_packages():
 
 def test_every_command_of_the_entry_points_has_its_line_of_help():
     context = click.Context(convzoo)
-    assert set(convzoo.list_commands(context)) <= set(command.SHORT_HELP)
+    assert set(convzoo.list_commands(context)) == set(command.SHORT_HELP)
 
 
 def commands_of(command, *names):
@@ -147,3 +147,83 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(command.CommandTable, "get_command", lambda self, ctx, name: broken)
     with pytest.raises(KeyError):
         main(["broken"])
+
+
+def test_every_option_says_what_it_is_for():
+    for names, each in commands_of(convzoo):
+        options = [param for param in each.params if isinstance(param, click.Option)]
+        assert [param.opts for param in options if not param.help] == [], names
+
+
+def test_no_line_in_a_list_of_commands_is_cut_short():
+    for names, each in commands_of(convzoo):
+        if isinstance(each, click.Group):
+            text = CliRunner().invoke(each, ["--help"], prog_name="convzoo").output
+            assert "..." not in text.split("Commands:")[1], names
+
+
+WITHOUT_EXTRAS = """
+import sys
+from zoo import command
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in command.EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+for words in sys.argv[1:]:
+    try:
+        command.main(words.split())
+    except SystemExit as stopped:
+        print(stopped.code, file=sys.stderr)
+"""
+
+
+def test_the_base_install_names_the_extra_that_a_command_needs(tmp_path):
+    needs = {
+        "train digits_lenet5_modern": "train",
+        "train --list": "train",
+        "data check digits": "train",
+        "show lenet5": "train",
+        "publish . --base-path models": "train",
+        "evaluate .": "train",
+        "pipeline run a.yaml": "train",
+        "serve --base-path .": "serve",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, *needs],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told = done.stderr.splitlines()
+    assert told[1::2] == ["1"] * len(needs), done.stderr
+    for line, (words, extra) in zip(told[::2], needs.items(), strict=True):
+        assert line.startswith(f"error: `convzoo {words.split()[0]}` needs "), line
+        assert line.endswith(f"pip install 'convzoo[{extra}]'"), line
+
+
+def test_what_the_locale_has_no_character_for_is_written_as_its_number():
+    code = "import click\nfrom zoo import command\n"
+    code += "click.Group.get_command = lambda *_: click.Command('a', callback=lambda: print('caf\\xe9 \\u2588'))\n"
+    code += "command.CommandTable.get_command = click.Group.get_command\ncommand.main(['a'])\n"
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\u2588\n"), done.stderr
+
+
+def test_a_recipes_value_written_as_an_option_is_told_how_it_is_set():
+    done = run("train", "digits_lenet5_modern", "--epochs=3")
+    assert done.returncode == 2
+    assert (
+        "No such option '--epochs'. A recipe's values have no dashes: epochs=VALUE." in done.stderr
+    )

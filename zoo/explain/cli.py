@@ -62,7 +62,7 @@ def explain(
     \b
     convzoo explain models/lenet5_modern/1 digit.png --method occlusion --out seen.png
     convzoo explain runs/digits digit.png --method trace --out trace.html
-    convzoo explain runs/digits --method top_patches --layer conv2 --data digits --out top.png
+    convzoo explain models/vgg16 --method top_patches --layer conv5_3 --data photos/ --out top.png
     """
     if list_:
         _list_methods(as_json=as_json)
