@@ -2,10 +2,11 @@
 
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -63,6 +64,13 @@ Exit codes:
     help="For each request, retries included.",
 )
 @click.option(
+    "--wait-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How long to wait for a server, and for MODEL in it, that is still starting.",
+)
+@click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=4,
@@ -81,6 +89,7 @@ def predict(
     version: int | None,
     label: str | None,
     timeout_s: float,
+    wait_s: float,
     concurrency: int,
     token: str | None,
     api_key: str | None,
@@ -98,6 +107,12 @@ def predict(
     answers: dict[str, Classification] = {}
     failure: ClientError | None = None
     with Client(url, timeout_s=timeout_s, token=token, api_key=api_key, tls=Tls(ca=ca)) as client:
+        if wait_s:
+            try:
+                client.wait_until_ready(model, timeout_s=wait_s)
+            except ClientError as error:
+                click.echo(f"error: {error}", err=True)
+                sys.exit(error.exit_code)
         outcomes = client.classify_many(
             model,
             named.values(),
@@ -172,7 +187,8 @@ def _show(answers: "dict[str, Classification]") -> None:
     first = next(iter(answers.values()))
     table = Table(title=first.name)
     for column in ("image", "label", "probability", ""):
-        table.add_column(column, justify="right" if column == "probability" else "left")
+        side: Literal["left", "right"] = "right" if column == "probability" else "left"
+        table.add_column(column, justify=side, overflow="fold")
     for name, answer in answers.items():
         for place, score in enumerate(answer.scores):
             table.add_row(
@@ -183,4 +199,7 @@ def _show(answers: "dict[str, Classification]") -> None:
                 end_section=place == len(answer.scores) - 1,
             )
     # Names of files and labels are not ours: what looks like markup in them is part of the name.
-    Console(markup=False, emoji=False).print(table)
+    # In a pipe the table is as wide as its cells: what is folded or cut off nobody can search.
+    is_bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = None if is_bounded else 100_000
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -2,7 +2,9 @@
 
 import json
 import re
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +14,8 @@ from click.testing import CliRunner
 
 from serving.client import errors
 from serving.client.cli import HELP, predict
+from tests.e2e.conftest import serve
+from tests.serving.published import publish_tiny
 from tests.zoo.test_preprocess import encoded
 
 served = pytest.mark.openvino
@@ -59,6 +63,34 @@ def test_patterns_choose_files(run, images):
 def test_standard_input_is_an_image(run):
     told = run("tiny", "-", "--json", "--label", "stable", input=PNG)
     assert json.loads(told.stdout)[0]["version"] == 1
+
+
+@served
+def test_a_server_that_is_still_starting_is_waited_for(images, tmp_path):
+    """As `convzoo serve ... & convzoo predict ...` has it, typed in one go."""
+    publish_tiny(tmp_path / "models")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    asked = ["tiny", str(images / "a.png"), "--url", f"http://127.0.0.1:{port}", "--wait-s"]
+    assert CliRunner().invoke(predict, [*asked, "0"]).exit_code == errors.TransportError.exit_code
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(CliRunner().invoke, predict, [*asked, "60"])
+        with serve(tmp_path / "models", tmp_path, "--rest-port", str(port)):
+            told = waiting.result()
+    assert told.exit_code == 0, told.output
+    assert "bee" in told.stdout
+
+
+def test_a_server_that_does_not_come_is_told_after_the_wait(images):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    told = CliRunner().invoke(
+        predict, ["tiny", str(images / "a.png"), "--url", url, "--wait-s", "0.2"]
+    )
+    assert told.exit_code == errors.DeadlineError.exit_code
+    assert told.stderr.startswith("error: ")
 
 
 @served
