@@ -334,6 +334,19 @@ def test_what_cannot_be_read_names_what_can(tmp_path):
         read(tmp_path / "gone.h5")
 
 
+@pytest.mark.parametrize(("shape", "numbers"), [((-1, -1), 1), ((2**32, 2**32), 0)])
+def test_a_caffemodel_whose_shapes_cannot_be_is_refused(tmp_path, shape, numbers):
+    from zoo.weights.caffemodel import net_parameter
+
+    net = net_parameter()()
+    blob = net.layer.add(name="conv1").blobs.add(data=[1.0] * numbers)
+    blob.shape.dim.extend(shape)
+    path = tmp_path / "x.caffemodel"
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(DataError, match=rf"conv1 says shape .* and has {numbers} numbers"):
+        read(path)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_caffemodel_is_read_in_both_of_its_formats(tmp_path, old):
     kernel, bias = draw((4, 3, 2, 2)), draw((4,), 1)

@@ -4,6 +4,7 @@ Both forms that exist are read: layers of the first format (field 2 of NetParame
 second (field 100).
 """
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,7 +170,7 @@ def read_caffemodel(path: Path) -> dict[str, NDArray[np.float32]]:
         for index, blob in enumerate(layer.blobs):
             data = np.array(blob.data, dtype=np.float32)
             shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
-            if np.prod(shape) != len(data):
+            if min(shape) < 0 or math.prod(shape) != len(data):
                 raise DataError(
                     f"{path}: {layer.name} says shape {list(shape)} and has {len(data)} numbers."
                 )
