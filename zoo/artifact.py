@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,9 @@ VERSION_LABELS = "labels.json"
 
 # Written by the server into a version's folder (tuning results); never part of what was published.
 CACHE = "assets.extra/convzoo/cache"
+
+# TensorFlow Serving's versions are 64-bit numbers, and so are those of every protocol.
+LARGEST_VERSION = 2**63 - 1
 
 MODEL_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,64}")
 
@@ -157,7 +161,9 @@ def check_model_name(name: str) -> str:
 
 def version_number(name: str) -> int | None:
     """The version a folder's name stands for, or None; '007' is 7, as in TF Serving."""
-    return int(name) if name.isascii() and name.isdigit() and len(name) <= 19 else None
+    if not (name.isascii() and name.isdigit() and len(name) <= len(str(LARGEST_VERSION))):
+        return None
+    return number if (number := int(name)) <= LARGEST_VERSION else None
 
 
 def list_versions(model_path: Path) -> dict[int, Path]:
@@ -470,9 +476,10 @@ def read_preprocessing_arrays(version_path: Path) -> dict[str, Floats]:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptVersionError(f"{path.name} cannot be read: {error}") from error
 
 

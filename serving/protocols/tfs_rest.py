@@ -11,6 +11,7 @@ from serving.protocols.service import Service
 from serving.protocols.tfs_texts import answer_examples, asking, asking_status
 from serving.transport import HttpRequest, HttpResponse
 from serving.wire import examples, tfs_json
+from zoo.artifact import LARGEST_VERSION
 
 _MODEL = r"/v1/models(?:/(?P<model>[^/:]+))?"
 _CHOICE = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -18,7 +19,6 @@ _POST = re.compile(_MODEL + _CHOICE + r":(?P<verb>classify|regress|predict)", re
 _GET = re.compile(_MODEL + _CHOICE + r"(?P<metadata>/metadata)?", re.IGNORECASE)
 
 JSON = (("content-type", "application/json"),)
-LARGEST_VERSION = 2**63 - 1
 
 _Verb = Callable[[Target, HttpRequest, float | None], Awaitable[bytes]]
 

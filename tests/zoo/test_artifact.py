@@ -126,6 +126,21 @@ def test_labels_move_atomically_and_only_to_versions_that_exist(tmp_path):
         artifact.write_labels(tmp_path / "m", {"stable": 9})
 
 
+@pytest.mark.parametrize("data", [b"", b"nothing", b"PK\x03\x04 the beginning"])
+def test_damaged_golden_records_are_told(tmp_path, data):
+    place = tmp_path / artifact.GOLDEN
+    place.parent.mkdir(parents=True)
+    place.write_bytes(data)
+    with pytest.raises(CorruptVersionError, match=r"golden\.npz cannot be read"):
+        artifact.read_golden(tmp_path)
+
+
+def test_a_folder_is_a_version_when_its_number_has_64_bits(tmp_path):
+    for name in ("007", str(2**63 - 1), str(2**63), "1" * 20, "-1", "1a"):
+        (tmp_path / name).mkdir()
+    assert list(artifact.list_versions(tmp_path)) == [7, 2**63 - 1]
+
+
 def test_golden_records_come_back(tmp_path):
     inputs = {"image": np.ones((2, 2), np.float32)}
     outputs = {"logits": np.zeros((2, 3), np.float32)}
