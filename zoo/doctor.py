@@ -4,13 +4,14 @@ It reads package metadata and the system's own tables; it imports none of the pa
 """
 
 import json
-import os
 import platform
 import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
+
+from zoo.cores import cores
 
 # What each part of the project needs beyond the base install, by distribution name.
 PARTS = {
@@ -62,12 +63,11 @@ def is_port_free(port: int) -> bool:
 
 def report() -> dict[str, object]:
     """Everything `convzoo doctor` says, as plain data."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "convzoo": installed("convzoo"),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cores": cores,
+        "cores": cores(),
         "cpu_features": cpu_features(),
         "parts": {part: {name: installed(name) for name in names} for part, names in PARTS.items()},
         "ports_free": {f"{what} {port}": is_port_free(port) for what, port in PORTS.items()},

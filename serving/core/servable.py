@@ -66,6 +66,7 @@ from zoo.artifact import (
     read_preprocessing_arrays,
     verify,
 )
+from zoo.cores import cores
 from zoo.errors import ArtifactError, ImageError
 from zoo.preprocess import Floats, ImageLimits, Pixels
 
@@ -278,7 +279,7 @@ class Servable:
         name = tuning.fingerprint(
             self.engine,
             record.sha256 if record else form,
-            tuning.cores(),
+            cores(),
             -1 if options.is_isolated else options.streams,
         )
         tuned = tuning.read(path, name, options.latency_target_s)
@@ -320,14 +321,14 @@ class Servable:
             # One batch at a time runs in the event loop.
             and self._rows_here(tuned.batch_s) < tuned.max_rows
             and not self.options.is_isolated
-            and tuning.cores() > 1
+            and cores() > 1
             and compile_s < tuning.MOST_COMPILE_S
         )
         if may_try:
             first = self._loaded
-            self._add_streams(path, tuning.cores())
+            self._add_streams(path, cores())
             until = time.monotonic() + tuning.BUDGET_S
-            other, reached = tried(tuning.cores())
+            other, reached = tried(cores())
             if reached > throughput * tuning.worth(1 / throughput):
                 return other
             self._loaded.close()

@@ -8,7 +8,6 @@ stands for all three, so that the next start does not measure again.
 import hashlib
 import json
 import logging
-import os
 import platform
 import threading
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from serving.core.threads import EngineThreads
 from serving.messages import Array
 from zoo.artifact import CACHE, write_atomically
+from zoo.cores import cores
 
 log = logging.getLogger(__name__)
 
@@ -172,11 +172,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     kinds = ("model name", "flags", "Features", "CPU part")
     return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read(version_path: Path, name: str, latency_target_s: float) -> Tuned | None:

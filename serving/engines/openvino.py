@@ -8,11 +8,11 @@ from typing import Any
 import openvino as ov
 from openvino import opset14 as ops
 
-from serving.core.tuning import cores
 from serving.engines.winograd import SEAM, take_trunk
 from serving.errors import EngineError, InvalidRequestError, LoadError
 from serving.messages import Array, Signature, TensorSpec
 from zoo.artifact import Manifest, SignatureRecord, TensorRecord
+from zoo.cores import cores, has_fewer
 from zoo.precision import HINTS, lacking
 
 # Weights of a network that is worth compiling a second time for a batch of one.
@@ -47,6 +47,9 @@ class OpenVINOModel:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[self._precision],
         }
+        if has_fewer():
+            # Without a quota OpenVINO knows better: it leaves out hyperthreads.
+            self._settings["INFERENCE_NUM_THREADS"] = str(cores())
         try:
             network = self._network(core, version_path / record.file)
             # What it computes in other precisions is faster as it stands.

@@ -35,6 +35,7 @@ from serving.limits import LIMITS, NO_LIMITS
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
 from zoo.artifact import Manifest, read_manifest
+from zoo.cores import for_tensorflow
 
 if TYPE_CHECKING:
     from serving.core.engine import LoadedModel
@@ -107,7 +108,7 @@ class WorkerModel:
     def _start(self) -> ModelMetadata:
         ours, theirs = socket.socketpair()
         ours.settimeout(START_WITHIN_S)
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = for_tensorflow() | os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         started = time.monotonic()
         with theirs, self._ending:
             if self._is_closed:

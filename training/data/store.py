@@ -7,7 +7,6 @@ Array names: n image, h row, w column, c channel.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from training.data.dataset import Dataset, Files, Ids, Images
 from training.data.sources import AnyDataset, AnyPart
+from zoo.cores import cores
 from zoo.errors import DataError, ImageError
 from zoo.preprocess import ImageLimits, Pixels, Preprocessing, decode, orientation
 
@@ -179,7 +179,7 @@ def _read(
 def _in_threads(one: Callable[[int], Any], number: int) -> Iterator[Any]:
     """`one(0)`, `one(1)`, ... in order; a block at a time, so that few results wait."""
     block = 1024
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, number, block):
             yield from pool.map(one, range(start, min(number, start + block)))
 

@@ -13,6 +13,7 @@ from serving.core.servable import Servable, inline_rows
 from serving.messages import PredictCall, Target, VersionOptions
 from tests.serving.published import publish_tiny
 from zoo.artifact import CACHE, verify
+from zoo.cores import cores
 
 IMAGES = {"image": np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1)}
 
@@ -101,7 +102,7 @@ def test_what_was_measured_is_kept_for_its_target_and_damage_is_ignored(tmp_path
     tuned = tuning.Tuned(8, 2, {1: 0.001, 8: 0.004})
     tuning.write(tmp_path, "x", 0.5, tuned)
     found = tuning.read(tmp_path, "x", 0.5)
-    assert found == tuning.Tuned(8, tuning.cores() and min(2, tuning.cores()), tuned.batch_s, True)
+    assert found == tuning.Tuned(8, min(2, cores()), tuned.batch_s, True)
     assert found.row_s == pytest.approx(0.0005)
     assert tuning.read(tmp_path, "x", 0.1) is None
     assert tuning.read(tmp_path, "y", 0.5) is None
