@@ -49,11 +49,14 @@ _TAKEN: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": 
 # How TensorFlow Serving spells the types that its JSON cannot write.
 _SPELLED = {"float16": "half"}
 
-# RapidJSON's spelling of Infinity, outside of strings.
-_INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b')
+# A text, or what begins like one and has no end: to look for the end from each of its quotes would
+# take a time that grows with the square of the body.
+_TEXT = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
+# RapidJSON's spelling of Infinity, outside of texts.
+_INF = re.compile(rf"({_TEXT})|\bInf\b", re.DOTALL)
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TEXTS = re.compile(_TEXT.encode(), re.DOTALL)
 _STEPS = np.zeros(256, np.int64)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 

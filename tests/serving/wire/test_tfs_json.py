@@ -128,6 +128,14 @@ def test_a_mark_of_the_byte_order_is_skipped_by_every_reader(number):
     assert decode(body)[0].inputs["x"].shape == (1,)
 
 
+@pytest.mark.timeout(60)  # it took hours
+@pytest.mark.parametrize("begin", [b"[" * 70 + b'"', b'[Inf, "'])
+@pytest.mark.parametrize("unit", [b'\\"', b'"\\'])
+def test_a_text_without_end_takes_no_longer_than_one_with_it(begin, unit):
+    with pytest.raises(InvalidRequestError, match="JSON Parse error"):
+        tfs_json.loads(begin + unit * 500_000)
+
+
 def test_colons_within_texts_are_no_members():
     body = json.dumps({"inputs": [{"b64": "AA=="}, "a:b", '\\"c": "'], "z": {"k": ":"}}).encode()
     document = json.loads(body)
