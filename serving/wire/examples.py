@@ -6,6 +6,7 @@ becomes a `PredictCall`, and only the forms around it are here.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,23 +90,26 @@ def decode_multi_request(body: bytes) -> tuple[tuple[PredictCall, str], ...]:
     request = parse("MultiInferenceRequest", body)
     if not request.tasks:
         raise InvalidRequestError("Inference request has no tasks.", field="tasks")
-    examples = read_input(request.input)
     tasks: list[tuple[PredictCall, str]] = []
+    signatures: set[str] = set()
+    first = decode_target(request.tasks[0])
+    # All tasks share one array: as many tasks as examples would fill the memory.
+    shared = examples_call(first, "", read_input(request.input))
     for task in request.tasks:
         target = decode_target(task)
-        call = examples_call(target, task.model_spec.signature_name, examples)
-        for other, _ in tasks:
-            if other.target != target:
-                raise InvalidRequestError(
-                    "All ModelSpecs in a MultiInferenceRequest must access the same model; "
-                    f"found {other.target.model!r} and {target.model!r}.",
-                    field="tasks",
-                )
-            if other.signature == call.signature:
-                raise InvalidRequestError(
-                    f"Duplicate evaluation of signature: {call.signature or DEFAULT_SIGNATURE}",
-                    field="tasks",
-                )
+        if target != first:
+            raise InvalidRequestError(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model; "
+                f"found {first.model!r} and {target.model!r}.",
+                field="tasks",
+            )
+        call = replace(shared, signature=task.model_spec.signature_name)
+        signature = call.signature or DEFAULT_SIGNATURE
+        if signature in signatures:
+            raise InvalidRequestError(
+                f"Duplicate evaluation of signature: {signature}", field="tasks"
+            )
+        signatures.add(signature)
         if task.method_name not in (CLASSIFY, REGRESS):
             raise UnsupportedError(
                 f"Unsupported signature method_name: {task.method_name}; "

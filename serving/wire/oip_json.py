@@ -150,10 +150,11 @@ def _read_head(text: bytes) -> _Head:
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise InvalidRequestError("A request is a JSON object with a list 'inputs'.")
     inputs = tuple(map(_declared, document["inputs"]))
-    names = [each.name for each in inputs]
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
+    names: set[str] = set()
+    for each in inputs:
+        if each.name in names:
+            raise InvalidRequestError(f"Input {each.name!r} comes twice.", field=each.name)
+        names.add(each.name)
     return _Head(
         inputs,
         _requested(document.get("outputs")),

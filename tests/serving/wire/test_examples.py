@@ -154,6 +154,11 @@ def multi(*tasks, count=1):
             InvalidRequestError,
             "Duplicate evaluation of signature: serving_default",
         ),
+        (
+            multi(("m", "serving_default", examples.CLASSIFY), ("m", "", examples.CLASSIFY)),
+            InvalidRequestError,
+            "Duplicate evaluation of signature: serving_default",
+        ),
         (multi(("m", "a", "rank")), UnsupportedError, "Unsupported signature method_name: rank"),
         (b"\xff", InvalidRequestError, "no MultiInferenceRequest"),
     ],
@@ -161,6 +166,14 @@ def multi(*tasks, count=1):
 def test_tasks_that_cannot_be_done_together_are_refused(body, kind, words):
     with pytest.raises(kind, match=words):
         examples.decode_multi_request(body)
+
+
+@pytest.mark.timeout(60)
+def test_many_tasks_cost_no_more_than_the_same_number_of_requests():
+    tasks = [("m", f"s{index}", examples.CLASSIFY) for index in range(30_000)]
+    found = examples.decode_multi_request(multi(*tasks, count=3))
+    assert [call.signature for call, _ in found] == [signature for _, signature, _ in tasks]
+    assert len({id(call.inputs[examples.INPUT]) for call, _ in found}) == 1
 
 
 @pytest.mark.tensorflow

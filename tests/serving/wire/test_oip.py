@@ -133,6 +133,14 @@ def test_what_does_not_fit_is_refused_with_the_part_at_fault(document, options, 
         decode(document, **options)
 
 
+@pytest.mark.timeout(60)
+def test_of_many_inputs_the_one_that_comes_twice_is_found_in_one_pass():
+    names = [f"x{index}" for index in range(60_000)]
+    one = {"shape": [0], "datatype": "INT8", "data": []}
+    with pytest.raises(InvalidRequestError, match="'x59999' comes twice"):
+        decode({"inputs": [{"name": name, **one} for name in (*names, names[-1])]})
+
+
 def test_what_is_null_counts_as_left_out():
     nothing = dict.fromkeys(("id", "parameters", "outputs"))
     document = tensor(data=[1, 2], parameters=None)
