@@ -11,6 +11,7 @@
     +-- ArtifactError            3
     |   +-- CorruptVersionError
     |   +-- VersionExistsError   2
+    |   +-- NoRoomError
     |   +-- RemoteError          6
     +-- GateFailedError          4
     +-- DriftError               4
@@ -61,6 +62,10 @@ class VersionExistsError(ArtifactError):
     """A version number that is taken already."""
 
     exit_code = 2
+
+
+class NoRoomError(ArtifactError):
+    """The disk has no room for a version; when it has, the same works."""
 
 
 class RemoteError(ArtifactError):

@@ -46,6 +46,7 @@ from zoo.errors import (
     ArtifactError,
     BusyError,
     CorruptVersionError,
+    NoRoomError,
     RemoteError,
     UsageError,
     VersionExistsError,
@@ -201,7 +202,7 @@ class RemoteModel:
 
         Raises:
             CorruptVersionError: it is not what its manifest says.
-            ArtifactError: the disk cannot hold it.
+            NoRoomError: the disk cannot hold it.
         """
         folder = listing.versions[version]
         text = self.read(listing, [f"{folder}/{MANIFEST}"])[f"{folder}/{MANIFEST}"]
@@ -465,7 +466,7 @@ def _require_space(folder: Path, manifest: Manifest) -> None:
     needed = sum(record.bytes for record in manifest.files.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ArtifactError(
+        raise NoRoomError(
             f"Version {manifest.version} of {manifest.model!r} takes {needed / 1e6:,.0f} MB; "
             f"{folder} has {free / 1e6:,.0f} MB free."
         )

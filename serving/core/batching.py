@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Run = Callable[..., Mapping[str, Array]]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
-Outcome = Mapping[str, Array] | Exception
+Answer = Mapping[str, Array] | Exception
 
 # Priorities as Triton has them: 1 is the highest, 0 stands for the default.
 DEFAULT_LEVEL = 8
@@ -348,7 +348,7 @@ class Batcher:
             del self._queues[level]
         return batch
 
-    def _run_batch(self, run: Run, batch: list[_Waiting], rows: int) -> Outcome | list[Outcome]:
+    def _run_batch(self, run: Run, batch: list[_Waiting], rows: int) -> Answer | list[Answer]:
         """Runs in the executor: nothing here touches the loop.
 
         Returns:
@@ -383,7 +383,7 @@ class Batcher:
             return error
         return outputs
 
-    def _run_apart(self, run: Run, request: _Waiting) -> Outcome:
+    def _run_apart(self, run: Run, request: _Waiting) -> Answer:
         if request.future.done():
             return CancelledError("The caller has gone.")
         if request.deadline is not None and time.monotonic() >= request.deadline:
@@ -402,7 +402,7 @@ class Batcher:
         batch: list[_Waiting],
         rows: int,
         started: float,
-        done: "asyncio.Future[Outcome | list[Outcome]]",
+        done: "asyncio.Future[Answer | list[Answer]]",
     ) -> None:
         self._running -= 1
         self._running_rows -= rows
@@ -416,7 +416,7 @@ class Batcher:
         batch: list[_Waiting],
         rows: int,
         started: float,
-        outcome: Outcome | list[Outcome],
+        outcome: Answer | list[Answer],
     ) -> None:
         seconds = time.monotonic() - started
         if isinstance(outcome, list):
@@ -428,7 +428,7 @@ class Batcher:
         self._answer(batch, rows, started, seconds, outcome)
 
     def _answer(
-        self, batch: list[_Waiting], rows: int, started: float, seconds: float, outcome: Outcome
+        self, batch: list[_Waiting], rows: int, started: float, seconds: float, outcome: Answer
     ) -> None:
         is_whole = len(batch) == 1 and self._padded(rows) == rows
         place = 0

@@ -34,7 +34,7 @@ from serving.messages import (
     VersionStatistics,
     VersionStatus,
 )
-from zoo.errors import ArtifactError, RemoteError
+from zoo.errors import ArtifactError, NoRoomError, RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -458,7 +458,7 @@ class Repository:
             if not isinstance(error, ServingError | ArtifactError):
                 log.exception("loading %s version %d failed", name, version)
                 reason = f"{type(error).__name__}: {error}"
-            if isinstance(error, RemoteError):
+            if isinstance(error, RemoteError | NoRoomError):
                 # Nothing is wrong with the version: the next look tries again.
                 identity = (object(),)
             self._refuse(name, model, version, identity, reason)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -124,6 +125,19 @@ async def test_a_copy_that_cannot_be_written_is_told_in_one_line_and_tried_again
     (tmp_path / "aside").rename(shelf)
     await repository.refresh()
     assert repository.find(Target("tiny")).version == 2
+
+
+async def test_a_version_without_room_is_tried_again_when_there_is_some(
+    repository, base, monkeypatch
+):
+    publish(base)
+    with monkeypatch.context() as full:
+        usage = shutil.disk_usage("/")._replace(free=1000)
+        full.setattr(shutil, "disk_usage", lambda folder: usage)
+        await repository.refresh()
+        assert "0 MB free" in states(repository)[1][1]
+    await repository.refresh()
+    assert repository.find(Target("tiny")).version == 1
 
 
 async def test_two_servers_do_not_share_a_cache(repository, tmp_path):
