@@ -30,13 +30,13 @@ class Numbers:
     Attributes:
         is_row: Whether it came as `instances`.
         signature: The signature's name, or "".
-        input: The input's name, or "" where the body gives none.
+        input: The input's name; None where the body gives none.
         values: The numbers.
     """
 
     is_row: bool
     signature: str
-    input: str
+    input: str | None
     values: NDArray[np.float64]
 
 
@@ -62,17 +62,18 @@ def read(body: bytes) -> Numbers | None:
             return None
         (key,) = found
         name = document["signature_name"] if "signature_name" in keys else ""
-        values, taken = document[key], ""
+        values, taken = document[key], None
         if key == "inputs" and hasattr(values, "keys"):
             (taken,) = values.keys()
             values = values[taken]
         shape = _shape(values)
         if not shape or not isinstance(name, str) or not is_regular(body, shape):
             return None
-        flat = np.frombuffer(values.as_buffer(of_type="d"), dtype=np.float64)
+        # An empty list looks like that of one number, so the values may still be too few.
+        array = np.frombuffer(values.as_buffer(of_type="d"), dtype=np.float64).reshape(shape)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError):
         return None
-    return Numbers(key == "instances", name, taken, flat.reshape(shape))
+    return Numbers(key == "instances", name, taken, array)
 
 
 def _shape(values: Any) -> tuple[int, ...]:

@@ -292,7 +292,7 @@ def _decode_fast(
     if signature is None or len(signature.inputs) != 1:
         return None
     (spec,) = signature.inputs.values()
-    if spec.dtype not in ("float32", "float64") or found.input not in ("", spec.name):
+    if spec.dtype not in ("float32", "float64") or found.input not in (None, spec.name):
         return None
     with np.errstate(over="ignore"):
         inputs = {spec.name: found.values.astype(spec.dtype)}

@@ -83,7 +83,7 @@ def test_the_fast_path_is_taken_for_the_usual_request():
     pytest.importorskip("simdjson")
     body = json.dumps({"signature_name": "s", "instances": [[1.5, 2], [3, 4]]}).encode()
     found = numbers.read(body)
-    assert (found.is_row, found.signature, found.input) == (True, "s", "")
+    assert (found.is_row, found.signature, found.input) == (True, "s", None)
     assert found.values.tolist() == [[1.5, 2], [3, 4]]
     found = numbers.read(b'{"inputs": {"x": [[1.5, 2]]}}')  # as our own client asks
     assert (found.is_row, found.input, found.values.tolist()) == (False, "x", [[1.5, 2]])
@@ -178,6 +178,8 @@ def test_whole_pairs_of_surrogates_are_characters_and_an_escaped_backslash_is_no
         ({"instances": [{"x": 1, "z": 2}]}, "element: 0 of 'instances'.*keys x; found x, z"),
         ({"instances": [{"x": 1}, 5]}, "element: 1"),
         ({"inputs": {"z": 1}}, "Missing named input: x in 'inputs' object"),
+        ({"inputs": {"": [1]}}, "Missing named input: x in 'inputs' object"),
+        ({"instances": [[1], [2], []]}, "'x' is ragged"),
         ({"signature_name": 3, "inputs": 1}, "'signature_name' is not a string"),
     ],
 )
