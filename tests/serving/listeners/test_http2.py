@@ -734,3 +734,130 @@ def test_no_bytes_whatsoever_raise(rng: random.Random, changes):
         await asyncio.sleep(0)
 
     asyncio.run(feed())
+
+
+class Talk:
+    """A client's side of a connection without sockets: all that `h2` does, in any order and cut."""
+
+    def __init__(self, rng):
+        async def echo(asked):
+            for _ in range(rng.randrange(4)):
+                await asyncio.sleep(0)
+            return GrpcResponse(asked.body)
+
+        listener = GrpcListener(
+            {"/t.T/Echo": echo}, [], streams={"/t.T/Stream": echo}, max_message_bytes=1 << 20
+        )
+        self.rng = rng
+        self.server, self.transport = listener._protocol(), Transport()
+        self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.client.initiate_connection()
+        self.unsent, self.asked, self.got, self.status, self.unread = {}, {}, {}, {}, []
+
+    async def exchange(self):
+        """What has been said goes to and fro."""
+        data = self.client.data_to_send()
+        while data:
+            size = self.rng.choice((1, 9, 100, 70_000, len(data)))
+            self.server.data_received(data[:size])
+            data = data[size:]
+        for _ in range(self.rng.randrange(8)):
+            await asyncio.sleep(0)
+        said, self.transport.sent = self.transport.sent, b""
+        for event in self.client.receive_data(said):
+            assert not isinstance(event, h2.events.ConnectionTerminated), event
+            if isinstance(event, h2.events.DataReceived):
+                self.got[event.stream_id] += event.data
+                self.unread.append((event.stream_id, event.flow_controlled_length))
+            elif isinstance(event, h2.events.TrailersReceived):
+                self.status[event.stream_id] = dict(event.headers)[b"grpc-status"]
+
+    def open(self):
+        stream = self.client.get_next_available_stream_id()
+        is_stream = self.rng.random() < 0.5
+        messages = [
+            self.rng.randbytes(self.rng.choice((0, 1, 16_379, 70_000)))
+            for _ in range(self.rng.randrange(4) if is_stream else 1)
+        ]
+        path = (":path", "/t.T/Stream" if is_stream else "/t.T/Echo")
+        more = ("x", "y" * self.rng.choice((1, 50, 20_000)))
+        self.client.send_headers(stream, [path, *without(":path"), more])
+        self.unsent[stream] = self.asked[stream] = b"".join(map(framed, messages))
+        self.got[stream] = b""
+
+    def send(self):
+        if not self.unsent:
+            return
+        stream, left = self.rng.choice(list(self.unsent.items()))
+        padding = self.rng.choice((None, None, 0, 255))
+        room = self.client.local_flow_control_window(stream)
+        room = min(room, self.client.max_outbound_frame_size) - 1 - (padding or 0)
+        if room < 0:
+            return
+        size = min(room, self.rng.choice((0, 1, 5, 1000, 20_000)))
+        is_end = size >= len(left) and self.rng.random() < 0.5
+        self.client.send_data(stream, left[:size], end_stream=is_end, pad_length=padding)
+        self.unsent[stream] = left[size:]
+        if not self.unsent[stream] and not is_end:
+            self.client.send_headers(stream, [("x-trailer", "1")], end_stream=True)
+        if not self.unsent[stream]:
+            del self.unsent[stream]
+
+    def read(self):
+        while self.unread and self.rng.random() < 0.8:
+            stream, size = self.unread.pop()
+            if stream in self.asked and stream not in self.status and size:
+                self.client.acknowledge_received_data(size, stream)
+            elif size:
+                self.client.increment_flow_control_window(size)
+
+    def change(self):
+        codes = h2.settings.SettingCodes
+        window = self.rng.choice((0, 1, 100, 65_535, 1 << 20))
+        table, most = self.rng.choice((0, 100, 4096)), self.rng.choice((16_384, 1 << 20))
+        self.client.update_settings(
+            {
+                codes.INITIAL_WINDOW_SIZE: window,
+                codes.HEADER_TABLE_SIZE: table,
+                codes.MAX_FRAME_SIZE: most,
+            }
+        )
+
+    def ping(self):
+        self.client.ping(b"12345678")
+
+    def resize(self):
+        sizes = {0, 100, 4096} - {self.client.encoder.header_table_size}
+        self.client.encoder.header_table_size = self.rng.choice(sorted(sizes))
+
+    def give_up(self):
+        if self.unsent and self.rng.random() < 0.3:
+            stream = self.rng.choice(list(self.unsent))
+            self.client.reset_stream(stream, http2.CANCEL)
+            del self.unsent[stream], self.asked[stream]
+
+    async def all(self, steps):
+        acts = (self.open, self.send, self.send, self.read, self.change, self.ping, self.resize)
+        self.server.connection_made(self.transport)
+        await self.exchange()
+        for _ in range(steps):
+            self.rng.choice((*acts, self.send, self.give_up))()
+            await self.exchange()
+        self.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
+        self.client.increment_flow_control_window(1 << 24)
+        async with asyncio.timeout(20):
+            while self.unsent or len(self.status) < len(self.asked):
+                self.send()
+                self.read()
+                await self.exchange()
+        self.server.connection_lost(None)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=True), st.integers(0, 60))
+def test_whatever_h2_says_is_answered(rng: random.Random, steps):
+    """Windows, padding, trailers, tables and cuts in any order; `h2` holds the answers to them."""
+    talk = Talk(rng)
+    asyncio.run(talk.all(steps))
+    assert {stream: talk.got[stream] for stream in talk.asked} == talk.asked
+    assert set(talk.status.values()) <= {b"0"}
