@@ -783,9 +783,19 @@ function wire() {
   byId("camera").hidden = !navigator.mediaDevices?.getUserMedia;
   on("camera", "click", openCamera);
   on("shoot", "click", shoot);
-  on("first", "change", (event) => choose(state.targets[event.target.value]).catch(tell));
-  on("second", "change", (event) => chooseSecond(event.target.value).catch(tell));
-  on("language", "change", (event) => speak(event.target.value));
+  on("first", "change", (event) => {
+    const target = state.targets[event.target.value];
+    const newest = state.targets.find((each) => each.model === target.model);
+    // A version is pinned only by who chose an older one.
+    remember({ model: target.model, version: target === newest ? null : target.version });
+    choose(target).catch(tell);
+  });
+  on("second", "change", (event) => {
+    const target = state.targets[event.target.value];
+    remember({ beside: target ? name(target) : null });
+    chooseSecond(event.target.value).catch(tell);
+  });
+  on("language", "change", (event) => { remember({ language: null }); speak(event.target.value); });
   on("theme", "change", (event) => dress(event.target.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dress(kept.get("theme") ?? "auto"));
   on("method", "change", fillLayerChoice);
@@ -803,6 +813,16 @@ function wire() {
   }
 }
 
+// What is chosen stands in the address: it outlives a reload, and can be sent to somebody.
+function remember(chosen) {
+  const url = new URL(location.href);
+  for (const [key, value] of Object.entries(chosen)) {
+    if (value === null) url.searchParams.delete(key);
+    else url.searchParams.set(key, value);
+  }
+  history.replaceState(null, "", url);
+}
+
 async function begin() {
   wire();
   dress(kept.get("theme") ?? "auto");
@@ -812,9 +832,13 @@ async function begin() {
     state.targets = await api.served();
     if (!state.targets.length) { say(state.words.noModels); return; }
     const wanted = asked.get("model") ?? kept.get("model");
-    state.first = state.targets.find((each) => each.model === wanted) ?? state.targets[0];
+    const versions = state.targets.filter((each) => each.model === wanted);
+    state.first = versions.find((each) => String(each.version) === asked.get("version"))
+      ?? versions[0] ?? state.targets[0];
     fillTargets();
     await choose(state.first);
+    const beside = state.targets.findIndex((each) => name(each) === asked.get("beside"));
+    if (beside >= 0) await chooseSecond(String(beside));
     document.documentElement.dataset.ready = "true";
   } catch (error) { tell(error); }
 }

@@ -232,6 +232,17 @@ def test_two_versions_answer_side_by_side(page, server):
     wait_for_text(page, "#answer-second", "ms there and back")
 
 
+def test_what_is_chosen_outlives_a_reload(page, server):
+    open_page(page, server, language="en")
+    page.select_option("#first", label="xo 1")
+    page.select_option("#second", label="lenet5_modern 1")
+    page.select_option("#language", "zh")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    chosen = [page.locator(f"#{each} option:checked") for each in ("first", "second", "language")]
+    assert [each.inner_text() for each in chosen] == ["xo 1", "lenet5_modern 1", "中文"]
+
+
 def test_the_trace_of_xo_is_played_step_by_step(page, server):
     open_page(page, server, "xo")
     draw(page, CROSS)
