@@ -137,12 +137,15 @@ def judge(
         )
     ]
     talk("Answers")
-    images, name = _images(manifest, source)
+    versions = [manifest]
+    if baseline is not None:
+        check_version(baseline)
+        versions.append(read_manifest(baseline))
+    (images, *others), name = _images(versions, source)
     mine = _Answers(candidate, manifest, images)
     theirs = None
     if baseline is not None:
-        check_version(baseline)
-        theirs = _Answers(baseline, read_manifest(baseline), images, manifest.labels)
+        theirs = _Answers(baseline, versions[1], others[0], manifest.labels)
     results += _accuracy(mine, theirs, asked)
     results += _classes(mine, theirs, asked)
     results += _calibration(mine, asked)
@@ -202,16 +205,29 @@ class _Answers:
         return logits if self._order is None else logits[:, self._order]
 
 
-def _images(manifest: Manifest, source: Source) -> tuple[Images, str]:
-    """The test part at the candidate's input size."""
-    preprocessing = manifest.preprocessing
-    dataset = measure.with_labels(source.load(), manifest.labels, "the data")
-    stored = store(
-        dataset,
-        preprocessing,
-        on_corrupt=source.on_corrupt,
-    )
-    return stored.dataset.test, dataset.name
+def _images(versions: Sequence[Manifest], source: Source) -> tuple[list[Images], str]:
+    """The test part as each version is served it: the same images, in the first one's classes.
+
+    An image that one of them cannot take, where such are left out, is left out for all.
+    """
+    dataset = measure.with_labels(source.load(), versions[0].labels, "the data")
+    found: dict[str, tuple[Images, tuple[str, ...]]] = {}
+    keys = []
+    for manifest in versions:
+        # What comes after the pixels does not change them, and is each version's own anyway.
+        pixels = manifest.preprocessing.model_copy(update={"input_steps": ()})
+        keys.append(key := pixels.model_dump_json())
+        if key not in found:
+            stored = store(dataset, pixels, on_corrupt=source.on_corrupt)
+            found[key] = stored.dataset.test, stored.seen["test"].names
+    taken = set.intersection(*(set(names) for _, names in found.values()))
+    shared = {
+        key: images
+        if len(images) == len(taken)
+        else images.take(np.array([name in taken for name in names]))
+        for key, (images, names) in found.items()
+    }
+    return [shared[key] for key in keys], dataset.name
 
 
 def _accuracy(mine: _Answers, theirs: _Answers | None, asked: Gates) -> list[GateResult]:
@@ -312,18 +328,22 @@ def _calibration(mine: _Answers, asked: Gates) -> list[GateResult]:
     ]
 
 
+def _right_when_changed(answers: _Answers, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of changes under which each image is answered right, at the version's own size."""
+    some = answers.images.take(rows)
+    rng = np.random.default_rng(0)
+    share = np.zeros(len(some))
+    for change, strengths in CHANGES.values():
+        changed = np.stack([change(each, strengths[-1], rng) for each in some.pixels_nhwc])
+        share += (answers.answer(changed).argmax(-1) == some.class_ids) / len(CHANGES)
+    return share
+
+
 def _robustness(mine: _Answers, theirs: _Answers | None, asked: Gates) -> list[GateResult]:
     if theirs is None or asked.robustness_drop is None:
         return []
     rows = np.linspace(0, len(mine.images) - 1, min(500, len(mine.images))).astype(int)
-    some = mine.images.take(np.unique(rows))
-    rng = np.random.default_rng(0)
-    gaps = np.zeros(len(some))
-    baseline = np.zeros(len(some))
-    for change, strengths in CHANGES.values():
-        changed = np.stack([change(each, strengths[-1], rng) for each in some.pixels_nhwc])
-        gaps += (mine.answer(changed).argmax(-1) == some.class_ids) / len(CHANGES)
-        baseline += (theirs.answer(changed).argmax(-1) == some.class_ids) / len(CHANGES)
+    gaps, baseline = (_right_when_changed(each, np.unique(rows)) for each in (mine, theirs))
     difference = paired_difference(gaps, baseline)
     return [
         GateResult(
@@ -340,9 +360,8 @@ def _latency(mine: _Answers, theirs: _Answers | None, asked: Gates) -> list[Gate
     """One image at a time, both versions in turns, so that a busy machine slows both."""
     if asked.most_latency_ms is None and (theirs is None or asked.most_latency_ratio is None):
         return []
-    one = mine.images.pixels_nhwc[:1]
     each_version = [mine] if theirs is None else [mine, theirs]
-    inputs = [version.inputs(one) for version in each_version]
+    inputs = [version.inputs(version.images.pixels_nhwc[:1]) for version in each_version]
     compiled = [version.engine.compiled() for version in each_version]
     rounds: list[list[float]] = [[] for _ in each_version]
     for _ in range(30):
