@@ -156,6 +156,14 @@ def _judge(
             f"There is one class only, {labels[0]!r}: with nothing to tell it from, every answer is "
             "right."
         )
+    spelled: dict[str, list[str]] = {}
+    for label in labels:
+        spelled.setdefault(" ".join(label.casefold().split()), []).append(label)
+    warnings += [
+        f"The classes {' and '.join(map(repr, same))} differ in case or spaces alone: are they one?"
+        for same in spelled.values()
+        if len(same) > 1
+    ]
     train, test = parts["train"], parts["test"]
     problems += [
         f"The {part} part has no images." for part in ("train", "test") if not parts[part].images

@@ -98,8 +98,17 @@ class Files:
         return Files(tuple(self.names[place] for place in places), ids, self.read)
 
     def hashes(self) -> tuple[str, ...]:
-        """SHA-256 of each file's bytes, as hexadecimal digits."""
-        return tuple(hashlib.sha256(self.read(name)).hexdigest() for name in self.names)
+        """SHA-256 of each file's bytes, as hexadecimal digits.
+
+        Of the name where the file cannot be read: who decodes it tells of that, with all others.
+        """
+        return tuple(hashlib.sha256(self._content(name)).hexdigest() for name in self.names)
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self.read(name)
+        except DataError:
+            return name.encode()
 
 
 def shown(name: str) -> str:

@@ -134,7 +134,14 @@ class ImagesSource(Source):
             # ImageNet's own form: its test labels are not public, so val is what is measured on.
             test, validation = validation, None
         if test is None:
+            every = len(rest)
             rest, test = split_by_content(rest, self.test_fraction, "images/test")
+            if not len(test) or not len(rest):
+                raise DataError(
+                    f"Of the {every} images of {self.data_dir} {len(test)} would be held out: each "
+                    "image's own bytes decide. More images, another data.test_fraction, or the "
+                    "folders train/CLASS and test/CLASS give both parts some."
+                )
         if validation is None:
             rest, validation = split_by_content(rest, self.validation_fraction, "images/validation")
         return Dataset(self.data_dir.stem, rest, validation, test, labels, notes)

@@ -66,9 +66,16 @@ def load(path: Path) -> Tree:
     found = [PurePosixPath(name).parts for name in chosen]
     if not found or any(len(parts) < 2 for parts in found):
         loose = next((name for name in chosen if "/" not in name), "")
+        others = Counter(
+            shown(PurePosixPath(name).suffix.lower()) or "without a suffix"
+            for name in names
+            if not name.endswith("/") and not _is_hidden(name)
+        )
+        has = [f"{number:,} {suffix}" for suffix, number in others.most_common()]
         raise DataError(
             f"{path} has no class folders with images"
             + (f" ({loose} lies outside any folder)" if loose else "")
+            + (f" (its files: {_listed(has)})" if has and not found else "")
             + "; expected CLASS/IMAGE or train/CLASS/IMAGE and test/CLASS/IMAGE "
             f"({', '.join(SUFFIXES)})."
         )

@@ -287,6 +287,37 @@ def test_photos_that_lie_on_their_side_are_turned_and_told(tmp_path, photos):
     assert lying.sha256() != upright.sha256()
 
 
+def test_a_file_that_cannot_be_read_is_a_corrupt_image_of_what_is_split_too(tmp_path, photos):
+    place = write_folder(tmp_path, {name.removeprefix("train/"): photos[name] for name in photos})
+    (place / "test").rename(tmp_path / "bird")
+    for number in range(20):
+        (place / "dog" / f"gone{number}.png").symlink_to("nowhere")
+    dataset = sources.find(str(place)).load()
+    report = check("photos", dataset.labels, look(dataset), on_corrupt="skip")
+    corrupt = {name for part in report.parts.values() for name in part.corrupt}
+    assert corrupt == {f"dog/gone{number}.png" for number in range(20)}
+
+
+def test_images_too_few_to_hold_one_out_say_what_would_help(tmp_path, photos):
+    data = photos["train/cat/0.png"]
+    place = write_folder(tmp_path, {"cat/0.png": data, "dog/0.png": data})
+    with pytest.raises(DataError, match=r"Of the 2 images .* data\.test_fraction, or the folders"):
+        sources.find(str(place)).load()
+
+
+def test_an_archive_in_an_archive_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("photos.zip", b"PK")
+    with pytest.raises(DataError, match=r"\(its files: 1 \.zip\); expected CLASS/IMAGE"):
+        tree.load(tmp_path / "outer.zip")
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path, photos):
+    files = {name.replace("dog", "Cat"): data for name, data in photos.items()}
+    dataset = sources.find(str(write_folder(tmp_path, files))).load()
+    assert any("'Cat' and 'cat' differ in case" in each for each in report_of(dataset).warnings)
+
+
 def test_a_corrupt_image_stops_the_run_or_is_left_out_and_listed(tmp_path, photos):
     photos["train/cat/1.png"] = photos["train/cat/1.png"][:50]
     photos["test/dog/0.png"] = b"no image"
