@@ -355,11 +355,20 @@ class Client:
         label: str | None = None,
         timeout_s: float | None = None,
     ) -> Metadata:
-        """What a version takes and gives."""
+        """What a version takes and gives: its signatures, with names, types and shapes.
+
+        Raises:
+            ModelNotFoundError: the server has no such model, version or label.
+            NotReadyError: it is loading.
+        """
         return self._run(self._core.metadata(self._core.target(model, version, label), timeout_s))
 
     def status(self, model: str, *, timeout_s: float | None = None) -> ModelStatus:
-        """The states of a model's versions."""
+        """The states of a model's versions, newest first, and the reasons of those that failed.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+        """
         return self._run(self._core.status(Target(model), timeout_s))
 
     def models(self, *, timeout_s: float | None = None) -> tuple[str, ...]:
