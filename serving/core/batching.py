@@ -12,6 +12,7 @@ Rules:
 4. A request larger than a batch is split, and its answer put together again.
 5. A batch is padded only to a size that exists.
 6. A request that the model refuses is alone in it: those that shared its batch are run again.
+7. Who waits gets an answer or an error, also when the version goes.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from serving.core.threads import unloaded
 from serving.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -295,11 +297,16 @@ class Batcher:
                     # Whoever asks something else is heard in between.
                     self._schedule()
                 return
+            try:
+                future = asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._run_batch, run, batch, rows
+                )
+            except RuntimeError:
+                # The pool has ended, for the version goes: nobody may wait for it any more.
+                self._finish(batch, rows, started, unloaded())
+                continue
             self._running += 1
             self._running_rows += rows
-            future = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._run_batch, run, batch, rows
-            )
             future.add_done_callback(partial(self._done, batch, rows, started))
 
     def _may_bring_more(self) -> bool:
@@ -406,7 +413,7 @@ class Batcher:
     ) -> None:
         self._running -= 1
         self._running_rows -= rows
-        outcome = CancelledError("The server stopped.") if done.cancelled() else done.result()
+        outcome = unloaded() if done.cancelled() else done.result()
         self._finish(batch, rows, started, outcome)
         if self._queued_rows and not self._is_scheduled:
             self._pump()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serving.core.threads import EngineThreads
+from serving.core.threads import EngineThreads, run_in
 from serving.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -209,8 +209,7 @@ class Explainer:
         try:
             left = None if deadline is None else deadline - time.monotonic()
             async with asyncio.timeout(left):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._executors[kind], guarded)
+                return await run_in(self._executors[kind], guarded)
         except TimeoutError as error:
             text = "The deadline passed while the explanation was made."
             if kind == "gradients":

@@ -24,7 +24,7 @@ from serving.core.explain import Explainer
 from serving.core.memory import resident_bytes
 from serving.core.reuse import Reuse, key_of_images, key_of_tensors
 from serving.core.statistics import Tally
-from serving.core.threads import EngineThreads
+from serving.core.threads import EngineThreads, run_in
 from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -454,8 +454,7 @@ class Servable:
         self._alone += 1
         try:
             async with asyncio.timeout(left):
-                loop = asyncio.get_running_loop()
-                began, outputs = await loop.run_in_executor(self._executor, run)
+                began, outputs = await run_in(self._executor, run)
         except TimeoutError as error:
             raise late() from error
         finally:

@@ -1,9 +1,16 @@
 """Threads that run engines."""
 
+import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+from serving.errors import NotReadyError
+
+T = TypeVar("T")
 
 # Where Linux lists the threads of a process.
 _TASKS = Path("/proc/self/task")
@@ -42,3 +49,28 @@ class EngineThreads(ThreadPoolExecutor):
         while time.monotonic() < until and any((_TASKS / str(each)).exists() for each in self._ids):
             time.sleep(0.0005)
         self._ids.clear()
+
+
+async def run_in(executor: Executor, run: Callable[[], T]) -> T:
+    """Runs something in a version's threads.
+
+    Raises:
+        NotReadyError: the version went before it ran.
+    """
+    try:
+        future = asyncio.get_running_loop().run_in_executor(executor, run)
+    except RuntimeError as error:
+        raise unloaded() from error
+    try:
+        return await future
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody has cancelled the caller: it is the pool that ended, and an answer is waited for.
+        raise unloaded() from error
+
+
+def unloaded() -> NotReadyError:
+    """What the pool of a version that goes did not run; another version answers who asks again."""
+    return NotReadyError("The version was unloaded before the model ran.")

@@ -15,6 +15,7 @@ from serving.errors import (
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
+    NotReadyError,
     OverloadedError,
     RowsError,
     code_of,
@@ -388,3 +389,17 @@ async def test_what_runs_in_the_loop_waits_while_every_turn_brings_more():
     assert sum(run.batches) == 20
     await batcher.submit(rows(1), None)
     assert run.batches[-1] == 1
+
+
+async def test_what_has_not_run_when_its_version_goes_is_refused_and_not_forgotten(executor):
+    gate = threading.Event()
+    batcher = Batcher(Doubler(lambda: gate.wait(5)), Batching(max_rows=1), executor)
+    tasks = [asyncio.create_task(batcher.submit(rows(n), None)) for n in range(3)]
+    await asyncio.sleep(0.01)
+    executor.shutdown(wait=False, cancel_futures=True)
+    tasks.append(asyncio.create_task(batcher.submit(rows(3), None)))
+    gate.set()
+    async with asyncio.timeout(5):
+        ran, *waited = await asyncio.gather(*tasks, return_exceptions=True)
+    assert ran.outputs["y"].tolist() == [0]
+    assert [type(each) for each in waited] == [NotReadyError] * 3

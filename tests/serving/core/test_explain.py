@@ -13,6 +13,7 @@ from serving.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     LimitExceededError,
+    NotReadyError,
     OverloadedError,
     UnsupportedError,
 )
@@ -135,6 +136,28 @@ async def test_a_caller_that_has_gone_frees_the_thread(explainer, image):
     made = probe.calls
     await asyncio.sleep(0.2)
     assert probe.calls == made
+
+
+async def test_what_has_not_begun_when_its_version_goes_is_refused_and_not_forgotten(
+    explainer, image
+):
+    gate = threading.Event()
+    probe = explainer._maps
+    original = probe.feature_maps
+
+    def held(*args):
+        gate.wait(10)
+        return original(*args)
+
+    probe.feature_maps = held
+    began, waits = (asyncio.create_task(explainer.explain(call(image))) for _ in range(2))
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(asyncio.to_thread(explainer.close))
+    with pytest.raises(NotReadyError, match="unloaded"):
+        await waits
+    gate.set()
+    assert (await began).layer == "relu1"
+    await closing
 
 
 def slow(function, seconds):

@@ -1,11 +1,13 @@
 """Threads of engines end before what they have run is closed."""
 
+import asyncio
 import threading
 from pathlib import Path
 
 import pytest
 
-from serving.core.threads import EngineThreads
+from serving.core.threads import EngineThreads, run_in
+from serving.errors import NotReadyError
 
 TASKS = Path("/proc/self/task")
 
@@ -34,3 +36,21 @@ def test_a_pool_may_be_told_to_end_before_it_is_waited_for():
     go.set()
     pool.shutdown()
     assert first.result()
+
+
+async def test_who_waits_for_a_pool_is_cancelled_by_its_own_caller_only():
+    pool = EngineThreads(1)
+    go = threading.Event()
+    first, gone, second = (asyncio.create_task(run_in(pool, each)) for each in (go.wait, int, int))
+    await asyncio.sleep(0)
+    gone.cancel()
+    pool.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    with pytest.raises(NotReadyError, match="unloaded"):
+        await second
+    with pytest.raises(NotReadyError, match="unloaded"):
+        await run_in(pool, int)
+    go.set()
+    assert await first
+    pool.shutdown()

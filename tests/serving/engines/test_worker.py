@@ -168,6 +168,20 @@ def test_no_run_takes_longer_than_the_limit_whatever_its_deadline(model, monkeyp
         process_id = model.process_id
 
 
+@pytest.mark.timeout(60)
+async def test_who_waits_when_a_version_goes_is_told_to_ask_again(servable):
+    hang(servable._loaded)
+    asked = [
+        asyncio.create_task(servable.predict(PredictCall(Target("tiny"), INPUTS))) for _ in range(3)
+    ]
+    await asyncio.sleep(0.1)
+    assert not await servable.drain(0)
+    await asyncio.to_thread(servable.close)
+    for each in asked:
+        with pytest.raises(NotReadyError, match="unloaded"):
+            await each
+
+
 def answered(monkeypatch, path, engine):
     """The first thing that a worker says, its side running here."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
