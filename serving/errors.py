@@ -15,8 +15,6 @@ that carry `exit_code` are also answers of the command line (2 usage, 3 data).
     +-- DeadlineExceededError
     +-- CancelledError
     +-- UnsupportedError
-    +-- PermissionDeniedError
-    |   +-- UnauthenticatedError
     +-- EngineError
     |   +-- RowsError
     +-- LoadError
@@ -112,14 +110,6 @@ class UnsupportedError(ServingError):
     """A thing the protocol has and this server or engine has not."""
 
 
-class PermissionDeniedError(ServingError):
-    """The caller may not do this."""
-
-
-class UnauthenticatedError(PermissionDeniedError):
-    """The caller did not say who it is."""
-
-
 class EngineError(ServingError):
     """The engine failed on a request that looked right."""
 
@@ -157,8 +147,6 @@ CODES: tuple[tuple[type[Exception], str], ...] = (
     (DeadlineExceededError, "DEADLINE_EXCEEDED"),
     (CancelledError, "CANCELLED"),
     (UnsupportedError, "UNIMPLEMENTED"),
-    (UnauthenticatedError, "UNAUTHENTICATED"),
-    (PermissionDeniedError, "PERMISSION_DENIED"),
     (RowsError, "FAILED_PRECONDITION"),
     (EngineError, "INTERNAL"),
     (LoadError, "UNKNOWN"),

@@ -34,15 +34,6 @@ Image: TypeAlias = (
 """A path, the bytes of an image file, an open binary file, a PIL image, or an array: [h, w] or
 [h, w, 1] grey, [h, w, 3] RGB, [h, w, 4] RGBA; uint8 in 0..255 or bool."""
 
-MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"BM": "image/bmp",
-    b"GIF8": "image/gif",
-    b"II*\x00": "image/tiff",
-    b"MM\x00*": "image/tiff",
-}
-
 
 def is_one_image(value: object) -> bool:
     """Says whether `value` is one picture rather than a sequence of them."""
@@ -88,16 +79,6 @@ def encode_image(image: Image) -> bytes:
         f"{type(image).__name__}.",
         field="image",
     )
-
-
-def media_type(content: bytes) -> str:
-    """Returns the media type that the first bytes show; "application/octet-stream" when none."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    for magic, name in MAGIC.items():
-        if content.startswith(magic):
-            return name
-    return "application/octet-stream"
 
 
 def encode_png(image: NDArray[Any]) -> bytes:

@@ -18,7 +18,6 @@ from zoo.explain.probe import Floats, Probe, require_layer
 
 # The authors' constants, for the 20 layers of their Caffe reference network.
 ALPHA = 6
-BETA = 2.0
 ALPHA_WEIGHT = 8e-10
 TV_WEIGHTS = ((6, 1.0), (12, 10.0), (20, 100.0))  # up to this layer, this weight
 # Norm of a mean-centred 227 x 227 x 3 image: `x0_sigma`.
