@@ -8,6 +8,7 @@ snapshots/epoch_0001.npz         weights that stay
 import dataclasses
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import numpy as np
 
 from zoo.artifact import write_atomically
 from zoo.errors import DataError
+
+_NAME = re.compile(r"(\d+)_(\d+)\.npz")
 
 
 @dataclass(slots=True)
@@ -114,7 +117,13 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _all(self) -> list[Path]:
-        return sorted(self._folder.glob("[0-9]*.npz"))
+        # As numbers: the ten-thousandth epoch has a digit more, and would stand before the others.
+        found = (
+            (int(match[1]), int(match[2]), path)
+            for path in self._folder.glob("*.npz")
+            if (match := _NAME.fullmatch(path.name))
+        )
+        return [path for *_, path in sorted(found)]
 
 
 def _write(path: Path, arrays: Mapping[str, Any]) -> None:
