@@ -417,7 +417,7 @@ def test_convzoo_train_exits_with_6_when_it_is_stopped_before_its_first_step(tmp
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(600, process.kill)  # a machine may be slow
         watchdog.start()
         assert process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGTERM)
@@ -439,7 +439,7 @@ def test_convzoo_train_exits_with_6_when_it_is_stopped_and_can_go_on(tmp_path):
         str(tmp_path / "run"),
     ]
     with subprocess.Popen([*command, "epochs=500"], stderr=subprocess.PIPE, text=True) as process:
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(600, process.kill)  # a machine may be slow
         watchdog.start()
         for line in process.stderr:
             if "epoch 2/500" in line:
