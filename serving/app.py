@@ -323,6 +323,7 @@ def _http(
         rest,
         max_body_bytes=LIMITS.request_bytes,
         max_connections=LIMITS.connections,
+        max_age_s=settings.max_connection_age_s,
     )
 
 
@@ -348,6 +349,7 @@ def _grpc(
             max_connections=LIMITS.connections,
             credentials=(tls.key, tls.certificate, tls.client_authority) if tls else None,
             requires_client=tls is not None and tls.requires_client,
+            max_age_s=settings.max_connection_age_s,
         )
     except CredentialsError as error:
         raise ConfigError(f"gRPC cannot use TLS: {error}") from error

@@ -86,6 +86,12 @@ class _Serve(click.Command):
     help="How long requests may go on after SIGTERM.",
 )
 @click.option(
+    "--max-connection-age-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Ask clients for a new connection after so long, so that a balancer can spread them anew; "
+    "no request is lost. Never by default.",
+)
+@click.option(
     "--max-batch-rows", type=click.IntRange(min=1), help="Rows of one batch; measured by default."
 )
 @click.option(
@@ -201,7 +207,7 @@ _ALIASES = {"cors": "has_cors", "log_requests": "logged"}
 _IN_OPTIONS = ("engine", "max_batch_rows", "max_queued_rows", "max_queue_s", "answers_once")
 _PLAIN = (
     *("base_path", "cache_dir", "model_name", "config", "host", "rest_port", "grpc_port"),
-    *("poll_interval_s", "drain_limit_s", "otlp_endpoint", "ready_file"),
+    *("poll_interval_s", "drain_limit_s", "max_connection_age_s", "otlp_endpoint", "ready_file"),
 )
 
 # A look at an object store is a request that is paid for.

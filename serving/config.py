@@ -57,6 +57,7 @@ class Settings(BaseModel):
         poll_interval_s: How often base paths are looked at; None for once.
         may_administer: Whether clients may load, unload and reconfigure.
         drain_limit_s: How long requests that have begun may take when the server stops.
+        max_connection_age_s: When a connection takes no more requests; None for never.
         default_timeout_s: The deadline of requests that bring none.
         logged: Which requests get a log line.
         drift: The log of drift; the configuration file's when None.
@@ -85,6 +86,7 @@ class Settings(BaseModel):
     poll_interval_s: float | None = Field(default=1.0, gt=0)
     may_administer: bool = True
     drain_limit_s: float = Field(default=30.0, ge=0)
+    max_connection_age_s: float | None = Field(default=None, gt=0)
     default_timeout_s: float = Field(default=30.0, gt=0)
     logged: Literal["none", "errors", "all"] = "errors"
     drift: DriftSettings | None = None

@@ -39,6 +39,7 @@ DONE: Mapping[str, type] = {
     "batching_parameters_file": str,
     "monitoring_config_file": str,
     "ssl_config_file": str,
+    "grpc_channel_arguments": str,
 }
 
 # Accepted: here the thing is always so, or there is nothing to set.
@@ -69,7 +70,6 @@ NOTES: Mapping[str, str] = {
     "remove_unused_fields_from_bundle_metagraph": "nothing is kept of the graph",
     "force_allow_any_version_labels_for_unavailable_models": "labels move when their version serves",
     "per_process_gpu_memory_fraction": "the server runs on the CPU",
-    "grpc_channel_arguments": "gRPC's own defaults are used",
 }
 
 # Taken when they say what is so anyway, refused otherwise.
@@ -156,6 +156,9 @@ def translate(
         )
     if flags.get("monitoring_config_file"):
         settings["metrics_path"] = _monitoring(Path(flags["monitoring_config_file"]), notes)
+    if flags.get("grpc_channel_arguments"):
+        age_s = _max_age_s(flags["grpc_channel_arguments"], notes)
+        settings["max_connection_age_s"] = age_s
     if flags.get("ssl_config_file"):
         settings["grpc_tls"] = _tls(Path(flags["ssl_config_file"]))
     try:
@@ -175,6 +178,25 @@ _FLAG_OF = {
 def _wrong(error: ValidationError) -> str:
     name, _, rest = first_fault(error).partition(":")
     return f"{_FLAG_OF.get(name, name)}:{rest}"
+
+
+def _max_age_s(text: str, notes: list[str]) -> float | None:
+    """The one of gRPC's arguments that has a meaning here; its largest number means never."""
+    flag, wanted = "--grpc_channel_arguments", "grpc.max_connection_age_ms"
+    age_s = None
+    for each in filter(None, (each.strip() for each in text.split(","))):
+        name, _, value = each.partition("=")
+        if name != wanted:
+            notes.append(f"{flag}: {name} changes nothing; {wanted} would")
+            continue
+        try:
+            milliseconds = int(value)
+        except ValueError:
+            milliseconds = 0
+        if milliseconds <= 0:
+            raise ConfigError(f"{flag}: {wanted} is {value!r}; a number of milliseconds works.")
+        age_s = None if milliseconds >= 2**31 - 1 else milliseconds / 1000
+    return age_s
 
 
 def _base_path(text: str) -> str:

@@ -76,6 +76,7 @@ class GrpcListener:
         credentials: The server's key and certificate and who signs clients' ("" for nobody), in
             PEM; None for plain connections.
         requires_client: Whether a client must show a certificate; else none is asked for.
+        max_age_s: When a connection takes no more calls, within a tenth; None for never.
 
     Raises:
         CredentialsError: the credentials are none; says which and why.
@@ -94,6 +95,7 @@ class GrpcListener:
         max_connections: int = 4096,
         credentials: tuple[str, str, str] | None = None,
         requires_client: bool = False,
+        max_age_s: float | None = None,
     ) -> None:
         self._routes = routes
         self._streams = streams or {}
@@ -102,6 +104,7 @@ class GrpcListener:
         self._max_in_flight = max_in_flight
         self._max_streams = max_streams
         self._max_connections = max_connections
+        self._max_age_s = max_age_s
         self._tls = _tls(credentials, requires_client=requires_client) if credentials else None
         self._connections: set[Http2Connection] = set()
         self._servers: list[asyncio.Server] = []
@@ -128,6 +131,7 @@ class GrpcListener:
             max_streams=self._max_streams,
             connections=self._connections,
             greeting=GREETING,
+            max_age_s=self._max_age_s,
         )
 
     async def stop(self, limit_s: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 import re
 import socket
 import time
@@ -54,6 +55,8 @@ class HttpListener:
         bound: A bound socket; listening starts with `start`.
         max_body_bytes: A larger body is refused with 413.
         max_connections: Connections beyond these are told 503 at their first request.
+        max_age_s: When a connection is told with its next answer that this is the last, within a
+            tenth and a second; None for never.
     """
 
     def __init__(
@@ -63,10 +66,12 @@ class HttpListener:
         *,
         max_body_bytes: int,
         max_connections: int = 4096,
+        max_age_s: float | None = None,
     ) -> None:
         self.handler = handler
         self.max_body_bytes = max_body_bytes
         self.max_connections = max_connections
+        self.max_age_s = max_age_s
         self.connections: set[_Connection] = set()
         self.is_stopping = False
         self.date = _date()
@@ -107,6 +112,8 @@ class HttpListener:
             for connection in tuple(self.connections):
                 if now >= connection.give_up_at:
                     connection.give_up()
+                elif now >= connection.old_at:
+                    connection.is_old = True
 
 
 class _Connection(asyncio.Protocol):
@@ -114,6 +121,9 @@ class _Connection(asyncio.Protocol):
 
     Attributes:
         give_up_at: When the client's silence has been too long, on the monotonic clock.
+        old_at: When the connection is old, on the same clock.
+        is_old: Whether its next answer is its last. One that is idle is not closed for it: a
+            request could be on its way.
     """
 
     def __init__(self, listener: HttpListener) -> None:
@@ -136,6 +146,8 @@ class _Connection(asyncio.Protocol):
         self._last: HttpRequest | None = None
         self._known: _Known | None = None
         self.give_up_at = float("inf")
+        self.old_at = float("inf")
+        self.is_old = False
 
     # --- The transport's side
 
@@ -146,7 +158,11 @@ class _Connection(asyncio.Protocol):
         connections = self._listener.connections
         connections.add(self)
         self._is_one_too_many = len(connections) > self._listener.max_connections
-        self.give_up_at = time.monotonic() + HEAD_WITHIN_S
+        now = time.monotonic()
+        self.give_up_at = now + HEAD_WITHIN_S
+        if (age_s := self._listener.max_age_s) is not None:
+            # Clients that came together do not go together.
+            self.old_at = now + age_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Whoever has gone needs no answer."""
@@ -372,7 +388,7 @@ class _Connection(asyncio.Protocol):
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
                 response = HttpResponse(500, _JSON, encode_error("Internal error."))
-        is_last = self._listener.is_stopping and not self._ahead
+        is_last = (self._listener.is_stopping or self.is_old) and not self._ahead
         stays = stays and not (self._is_one_too_many or self._is_refused or is_last)
         self._write(response, stays=stays, has_body=request.method != "HEAD")
         self._task = None

@@ -6,6 +6,7 @@ it is, which is what a client sends from its second request on, is decoded once.
 """
 
 import asyncio
+import random
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,10 @@ MOST_HEADS = 64
 # A client that sends so many frames a second that carry nothing wants something else than answers.
 MOST_EMPTY_FRAMES_PER_S = 1000
 PREFACE_WITHIN_S = 10.0
+# What a PING holds that asks whether the client has read that its connection is old; how long the
+# answer may take.
+OLD = b"max_age?"
+READ_WITHIN_S = 20.0
 
 _FRAME = struct.Struct(">HBBBL")
 _SETTING = struct.Struct(">HL")
@@ -166,6 +171,8 @@ class Http2Connection(asyncio.Protocol):
         max_streams: Requests open at the same time.
         connections: Where the connection stands while it lives.
         greeting: What a client that speaks HTTP/1.1 is told.
+        max_age_s: When it takes no more requests, within a tenth: the client opens another one,
+            which a balancer may lead to another server. None for never.
     """
 
     def __init__(
@@ -176,12 +183,16 @@ class Http2Connection(asyncio.Protocol):
         max_streams: int,
         connections: "set[Http2Connection]",
         greeting: bytes,
+        max_age_s: float | None = None,
     ) -> None:
         self._read_head = read_head
         self._open_exchange = open_exchange
         self._max_streams = max_streams
         self._connections = connections
         self._greeting = greeting
+        self._max_age_s = max_age_s
+        self._age_timer: asyncio.TimerHandle | None = None
+        self._is_old = False
         self._transport = cast("asyncio.Transport", None)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -237,6 +248,10 @@ class Http2Connection(asyncio.Protocol):
         self._hello = frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, more)
         self._loop = asyncio.get_running_loop()
         self._preface_timer = self._loop.call_later(PREFACE_WITHIN_S, self._transport.abort)
+        if self._max_age_s is not None:
+            # Clients that came together do not go together.
+            age_s = self._max_age_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+            self._age_timer = self._loop.call_later(age_s, self._announce_end)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends everything that was being answered."""
@@ -245,6 +260,8 @@ class Http2Connection(asyncio.Protocol):
         self._unsent.clear()
         if self._preface_timer is not None:
             self._preface_timer.cancel()
+        if self._age_timer is not None:
+            self._age_timer.cancel()
         for stream in tuple(self._streams.values()):
             self._abandon(stream)
 
@@ -588,6 +605,8 @@ class Http2Connection(asyncio.Protocol):
         if not flags & ACK:
             self._count_empty()
             self._write(frame(PING, ACK, 0, payload))
+        elif payload == OLD:
+            self._take_no_more()
 
     # --- Streams that end
 
@@ -617,11 +636,38 @@ class Http2Connection(asyncio.Protocol):
         if self._is_closing and not self._streams:
             self._hang_up()
 
+    def _announce_end(self) -> None:
+        """It is old: asks for no more requests; those on their way are still taken (6.8).
+
+        When the client has answered the PING it has read this, and what it sent before has come.
+        """
+        if self._is_closing:
+            return
+        if not self._has_preface:
+            self._transport.abort()
+            return
+        self._is_old = True
+        everything = _LONG.pack(MOST_WINDOW) + _LONG.pack(NO_ERROR)
+        self._write(frame(GOAWAY, 0, 0, everything + b"max_age") + frame(PING, 0, 0, OLD))
+        self._age_timer = self._loop.call_later(READ_WITHIN_S, self._take_no_more)
+
+    def _take_no_more(self) -> None:
+        """Those that are open go on to their end, streams too, and with the last the connection."""
+        if self._is_closing or not self._is_old:
+            return
+        self._say_last(NO_ERROR, "max_age")
+        self._is_closing = True
+        if not self._streams:
+            self._hang_up()
+
+    def _say_last(self, code: int, reason: str) -> None:
+        last = _LONG.pack(self._last_id) + _LONG.pack(code)
+        self._write(frame(GOAWAY, 0, 0, last + reason.encode()[:256]))
+
     def close(self, code: int = NO_ERROR, reason: str = "") -> None:
         """Takes no new streams; closes when those that are open have ended, on an error at once."""
         if not self._is_closing and self._has_preface:
-            last = _LONG.pack(self._last_id) + _LONG.pack(code)
-            self._write(frame(GOAWAY, 0, 0, last + reason.encode()[:256]))
+            self._say_last(code, reason)
         self._is_closing = True
         if code or not self._streams:
             self._hang_up()

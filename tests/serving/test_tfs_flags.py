@@ -178,3 +178,18 @@ def test_a_flag_that_is_wrong_is_named(flag, words):
 def test_no_flag_stands_in_two_lists():
     names = [*DONE, *NOTES, *FIXED]
     assert len(names) == len(set(names))
+
+
+def test_of_grpcs_arguments_the_age_of_connections_is_taken():
+    flag = "--grpc_channel_arguments"
+    said = "grpc.max_connection_age_ms=2000, grpc.max_concurrent_streams=9"
+    done = translate([f"{flag}={said}", *BASE], environment={})
+    assert done.settings.max_connection_age_s == 2.0
+    assert done.notes == (
+        f"{flag}: grpc.max_concurrent_streams changes nothing; grpc.max_connection_age_ms would",
+    )
+    never = translate([f"{flag}=grpc.max_connection_age_ms=2147483647", *BASE], environment={})
+    assert never.settings.max_connection_age_s is None
+    for value in ("0", "soon", ""):
+        with pytest.raises(ConfigError, match="a number of milliseconds works"):
+            translate([f"{flag}=grpc.max_connection_age_ms={value}", *BASE], environment={})

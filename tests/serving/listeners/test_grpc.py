@@ -344,3 +344,60 @@ def test_credentials_that_are_none_say_which(certificates, key, certificate, aut
             credentials=(text[key], text[certificate], text[authority]),
             requires_client=True,
         )
+
+
+@pytest.fixture
+async def aging(methods):
+    """A listener whose connections are old soon, and the connections that it had."""
+    made = GrpcListener(
+        methods.routes(),
+        [bind("127.0.0.1", 0, "")],
+        max_message_bytes=MOST,
+        streams={"/t.T/Stream": methods.echo, "/t.T/StreamWait": methods.wait},
+        max_age_s=0.05,
+    )
+    seen = []
+    protocol = made._protocol
+    made._protocol = lambda: seen.append(protocol()) or seen[-1]
+    await made.start()
+    yield made, seen
+    methods.go.set()
+    await made.stop(0.5)
+
+
+async def test_old_connections_make_way_for_new_ones_and_no_call_is_lost(aging):
+    listener, seen = aging
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port_of(listener)}") as channel:
+        echo = channel.unary_unary("/t.T/Echo")
+
+        async def ask(name):
+            number = 0
+            while len(seen) < 6:
+                body = b"%s %d" % (name, number)
+                assert await echo(body, timeout=20) == body
+                number += 1
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask(b"%d" % each) for each in range(8)))
+    async with asyncio.timeout(20):
+        while listener._connections:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_call_and_a_stream_outlive_the_age_of_their_connection(aging, methods):
+    listener, seen = aging
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port_of(listener)}") as channel:
+        stream = channel.stream_stream("/t.T/Stream")()
+        await stream.write(b"before")
+        assert await stream.read() == b"before"
+        waiting = asyncio.ensure_future(channel.unary_unary("/t.T/Wait")(b"x", timeout=30))
+        async with asyncio.timeout(60):
+            while len(seen) < 3:
+                await channel.unary_unary("/t.T/Echo")(b"", timeout=20)
+        await stream.write(b"after")
+        assert await stream.read() == b"after"
+        methods.go.set()
+        await waiting
+        await stream.done_writing()
+        assert await stream.read() == grpc.aio.EOF
+        assert await stream.code() == grpc.StatusCode.OK

@@ -607,3 +607,29 @@ async def test_a_head_that_comes_again_is_not_parsed(handler, monkeypatch):
     assert [each.body for each in handler.requests] == [b"abc", b"def", b"ghi"]
     assert handler.requests[2].headers == {"host": "h", "content-length": "3"}
     assert fed == [REPEATED + b"abc"]
+
+
+async def test_an_old_connection_has_one_more_answer_and_says_so(handler):
+    bound = bind("127.0.0.1", 0, "--rest-port")
+    listener = HttpListener(handler, bound, max_body_bytes=MOST, max_age_s=0.01)
+    await listener.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
+        async with asyncio.timeout(10):
+            answers = []
+            # Idle, it is not closed: a request could be on its way.
+            while not answers or "connection: close" not in answers[-1]:
+                await asyncio.sleep(0.3 if answers else 0)
+                writer.write(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n" * 2)
+                for _ in range(2):
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                    assert head.startswith("HTTP/1.1 200 OK")
+                    assert await reader.readexactly(2) == b"/a"
+                    answers.append(head)
+            assert await reader.read() == b""
+        assert len(answers) > 2
+        # Of two that were sent at once, both are answered.
+        assert "connection: close" not in answers[-2]
+        writer.close()
+    finally:
+        await listener.stop(0.5)

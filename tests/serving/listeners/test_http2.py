@@ -861,3 +861,31 @@ def test_whatever_h2_says_is_answered(rng: random.Random, steps):
     asyncio.run(talk.all(steps))
     assert {stream: talk.got[stream] for stream in talk.asked} == talk.asked
     assert set(talk.status.values()) <= {b"0"}
+
+
+async def test_an_old_connection_says_so_and_takes_what_was_on_its_way(methods):
+    listener = GrpcListener(
+        {"/t.T/Echo": methods.echo},
+        [bind("127.0.0.1", 0, "")],
+        max_message_bytes=1 << 16,
+        max_age_s=0.05,
+    )
+    await listener.start()
+    try:
+        port = listener.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        client = Client(reader, writer)
+        writer.write(PREFACE + SETTINGS)
+        first = await client.read(is_a("GoAwayFrame"))
+        assert (first.last_stream_id, first.error_code) == (http2.MOST_WINDOW, http2.NO_ERROR)
+        ping = await client.read(is_a("PingFrame"))
+        # Sent before the client had read it.
+        writer.write(request())
+        assert (await client.read(is_a("DataFrame"))).data == framed(b"hello")
+        writer.write(frame(http2.PING, http2.ACK, 0, ping.opaque_data))
+        second = await client.read(is_a("GoAwayFrame"))
+        assert (second.last_stream_id, second.error_code) == (1, http2.NO_ERROR)
+        assert await client.read(is_a("PingFrame")) is None
+        writer.close()
+    finally:
+        await listener.stop(0.1)
