@@ -57,7 +57,7 @@ _INF = re.compile(rf"({_TEXT})|\bInf\b", re.DOTALL)
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TEXTS = re.compile(_TEXT.encode(), re.DOTALL)
-_STEPS = np.zeros(256, np.int64)
+_STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 # What Python reads and RapidJSON does not: numbers beyond a double, and halves of surrogate pairs.
@@ -178,7 +178,7 @@ def _check_depth(body: bytes) -> None:
 
 
 def _depth(structure: Any) -> int:
-    return int(np.cumsum(_STEPS[structure]).max(initial=0))
+    return int(np.cumsum(_STEPS[structure], dtype=np.int32).max(initial=0))
 
 
 def dumps(value: Any) -> bytes:
