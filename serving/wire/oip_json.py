@@ -57,6 +57,7 @@ STATES = {
 }
 
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_NEEDS_LENGTH = "Raw tensors need the header Inference-Header-Content-Length: where the JSON ends."
 
 # What JSON gives for a datatype; a bool is an int to Python and to nobody else.
 _TAKEN: dict[str, set[type]] = {"bytes": {str}, "bool": {bool}}
@@ -86,7 +87,12 @@ def decode_infer_request(
     # Who sends raw tensors says the same of them each time.
     is_short = raw.nbytes and split <= _MOST_KEPT_HEAD
     read = _read_head if is_short else _read_head.__wrapped__
-    head = read(body[:split] if raw.nbytes else body)
+    try:
+        head = read(body[:split] if raw.nbytes else body)
+    except InvalidRequestError as error:
+        if header_length is not None or b"binary_data_size" not in body:
+            raise
+        raise InvalidRequestError(f"{error}. {_NEEDS_LENGTH}", field=error.field) from error
     inputs: dict[str, Array] = {}
     place = 0
     for each in head.inputs:
@@ -97,7 +103,8 @@ def decode_infer_request(
             if end > len(raw):
                 raise InvalidRequestError(
                     f"unexpected size for input {each.name!r}: binary_data_size is {each.size}, "
-                    f"{len(raw) - place} bytes are left.",
+                    f"{len(raw) - place} bytes are left."
+                    + (f" {_NEEDS_LENGTH}" if header_length is None else ""),
                     field=each.name,
                 )
             array = decode_raw(raw[place:end], each.name, each.shape, each.dtype)

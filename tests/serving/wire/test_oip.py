@@ -133,6 +133,15 @@ def test_what_does_not_fit_is_refused_with_the_part_at_fault(document, options, 
         decode(document, **options)
 
 
+@pytest.mark.parametrize("raw", [bytes(8), np.float32([1, 2]).tobytes()])
+def test_raw_tensors_without_their_header_are_told_what_they_lack(raw):
+    body = json.dumps(tensor(parameters={"binary_data_size": 8})).encode() + raw
+    with pytest.raises(InvalidRequestError, match="need the header Inference-Header-Content-Len"):
+        decode(body)
+    with pytest.raises(InvalidRequestError, match=r"bytes are left\.$"):
+        decode(body[:-8], str(len(body) - 8))
+
+
 @pytest.mark.timeout(60)
 def test_of_many_inputs_the_one_that_comes_twice_is_found_in_one_pass():
     names = [f"x{index}" for index in range(60_000)]
