@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from serving.errors import InvalidRequestError
+from serving.errors import InvalidRequestError, LimitExceededError
 from serving.messages import (
     Array,
     ModelMetadata,
@@ -47,7 +47,7 @@ from serving.wire.oip import (
 )
 from serving.wire.oip_json import STATES, version_number
 from serving.wire.pool import message, new_message, parse_message
-from serving.wire.tensors import varint
+from serving.wire.tensors import check_dimensions, varint
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -112,6 +112,7 @@ def decode_infer_request(body: bytes) -> InferRequest:
         name = tensor.name
         if name in inputs:
             raise InvalidRequestError(f"Input {name!r} comes twice.", field=name)
+        check_dimensions(name, len(tensor.shape))
         shape, dtype = check_shape(name, tensor.datatype, list(tensor.shape))
         if raw:
             if tensor.HasField("contents"):
@@ -436,6 +437,10 @@ def _seen(body: bytes, reply: PredictReply) -> _Seen | None:
 # protobuf copies contents twice, which for a small message costs less than to go around it.
 WORTH_TAKING_APART = 64 << 10
 
+# Fields of such a message: a tensor has two, and a message of small ones would keep the server from
+# all its other work for minutes.
+MOST_FIELDS = 4096
+
 # Tags of the fields raw_input_contents (7) and raw_output_contents (6), length-delimited (2).
 _RAW_INPUTS, _RAW_OUTPUTS = 7 << 3 | 2, 6 << 3 | 2
 
@@ -460,6 +465,7 @@ def _without_raw(name: str, body: bytes, raw_tag: int) -> tuple[bytes, list[memo
 
     Raises:
         InvalidRequestError: a field that goes beyond the message, or is of no message at all.
+        LimitExceededError: more fields than any number of tensors explains.
     """
     whole, raw, kept, place = memoryview(body), [], [], 0
     while place < len(body):
@@ -483,6 +489,8 @@ def _without_raw(name: str, body: bytes, raw_tag: int) -> tuple[bytes, list[memo
             raw.append(whole[place:end])
         else:
             kept.append(whole[begin:end])
+        if len(kept) + len(raw) > MOST_FIELDS:
+            raise LimitExceededError(f"The {name} has more than {MOST_FIELDS:,} fields.")
         place = end
     return b"".join(kept), raw
 

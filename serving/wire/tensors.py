@@ -162,6 +162,7 @@ def decode_tensor(proto: Any, name: str, limits: Limits = LIMITS) -> Array:
     declared = proto.tensor_shape
     if declared.unknown_rank:
         raise InvalidRequestError(f"Input {name!r} has a shape of unknown rank.", field=name)
+    check_dimensions(name, len(declared.dim), limits)
     shape = tuple([dim.size for dim in declared.dim])
     if min(shape, default=0) < 0:
         raise InvalidRequestError(
@@ -186,17 +187,26 @@ def decode_tensor(proto: Any, name: str, limits: Limits = LIMITS) -> Array:
     return _typed(getattr(proto, field), dtype, numpy_type, number).reshape(shape)
 
 
+def check_dimensions(name: str, found: int, limits: Limits = LIMITS) -> None:
+    """Refuses too many dimensions, before any of them is looked at: a message may have millions.
+
+    Raises:
+        LimitExceededError: says how many are taken.
+    """
+    if found > limits.dimensions:
+        raise LimitExceededError(
+            f"Input {name!r} has {found} dimensions; at most {limits.dimensions} are taken.",
+            field=name,
+        )
+
+
 def count_of(name: str, shape: Sequence[int], limits: Limits = LIMITS) -> int:
     """How many elements a shape has, before anything is allocated for them.
 
     Raises:
         LimitExceededError: too many, or too many dimensions.
     """
-    if len(shape) > limits.dimensions:
-        raise LimitExceededError(
-            f"Input {name!r} has {len(shape)} dimensions; at most {limits.dimensions} are taken.",
-            field=name,
-        )
+    check_dimensions(name, len(shape), limits)
     number = math.prod(shape)
     # NumPy makes no empty array either whose other sizes are too large.
     reach = number or math.prod(filter(None, shape))

@@ -159,3 +159,13 @@ def test_an_empty_tensor_whose_other_sizes_are_too_large_is_refused():
         with pytest.raises(LimitExceededError, match="times 0 elements; at most"):
             decode_tensor(declared(1, *sizes), "x")
     assert decode_tensor(declared(1, 0, 224, 224, 3), "x").shape == (0, 224, 224, 3)
+
+
+def test_dimensions_are_counted_before_they_are_looked_at():
+    """As two bytes each, 64 MiB of them took ten seconds."""
+    tensor = proto()
+    tensor.dtype = 1
+    for _ in range(33):
+        tensor.tensor_shape.dim.add(size=-1)
+    with pytest.raises(LimitExceededError, match="33 dimensions; at most 32"):
+        decode_tensor(tensor, "x")
