@@ -51,7 +51,8 @@ function tell(error, part = "page") {
   if (error.name === "AbortError") return;
   if (error.status === 404) { tellMissing(error, part); return; }
   const text = error instanceof api.ServerError
-    ? (error.message === "offline" ? state.words.offline : error.message)
+    // There is never more than one image here to be told apart.
+    ? (error.message === "offline" ? state.words.offline : error.message.replace(/^Image 0: /, ""))
     : String(error.message ?? error);
   say(text, part);
 }
@@ -274,7 +275,9 @@ function changed(when) {
   if (!state.isLooking) lookInside();
 }
 
-function answered() {
+function forgive() {
+  say("", "page");
+  say("", "answer");
   if (state.dirtyFrom === null) delete document.querySelector(".answers").dataset.stale;
 }
 
@@ -284,15 +287,13 @@ async function askAnswers() {
     while (state.dirtyFrom !== null && state.isReady) {
       const from = state.dirtyFrom;
       state.dirtyFrom = null;
-      if (pad.isEmpty) { showNothing(); answered(); continue; }
+      if (pad.isEmpty) { showNothing(); forgive(); continue; }
       const { first, second, info, secondInfo } = state;
       await Promise.all([
         answer(first, await picture(info), "first", from),
         second ? answer(second, await picture(secondInfo), "second", from) : null,
       ]);
-      say("", "page");
-      say("", "answer");
-      answered();
+      forgive();
     }
   } catch (error) {
     tell(error, "answer");
@@ -307,7 +308,12 @@ async function lookInside() {
   try {
     while (state.isStale && state.info) {
       state.isStale = false;
-      if (pad.isEmpty) { forgetOverlay(); continue; }
+      if (pad.isEmpty) {
+        state.seen = null;
+        forgetSeen();
+        forgetOverlay();
+        continue;
+      }
       const blob = await picture();
       await see(state.first, blob);
       if (state.unit && !state.isStale) await askUnit(blob);

@@ -133,6 +133,9 @@ export class Pad {
     const width = source.videoWidth ?? source.width;
     const height = source.videoHeight ?? source.height;
     const side = Math.min(width, height);
+    // What shows through is black to the server, too.
+    this.context.fillStyle = "#000";
+    this.context.fillRect(0, 0, SIZE, SIZE);
     this.context.imageSmoothingQuality = "high";
     this.context.drawImage(source, (width - side) / 2, (height - side) / 2, side, side, 0, 0, SIZE, SIZE);
     this.file = file;

@@ -464,6 +464,40 @@ def test_what_goes_wrong_is_said(page, server, tmp_path):
     page.complaints[:] = [each for each in page.complaints if "429" not in each]
 
 
+def test_a_complaint_leaves_the_field_where_it_is_and_goes_with_what_it_is_about(page, server):
+    from playwright.sync_api import expect
+
+    open_page(page, server)
+    draw(page, ZERO)
+    wait_for_text(page, "#seen-text", "values")
+    place = page.locator("#pad").bounding_box()
+    page.forgiven = "400"
+    damaged = "It is damaged."
+    first = f"Image 0: {damaged}"
+    page.route("**/classify*", lambda route: route.fulfill(status=400, json={"error": first}))
+    page.route("**/explain*", lambda route: route.fulfill(status=400, json={"error": damaged}))
+    page.click("#pad")
+    expect(page.locator("#alert")).to_have_text(damaged)
+    assert page.locator("#pad").bounding_box() == place
+    page.click("#clear")
+    expect(page.locator("#alert")).to_have_text("")
+    expect(page.locator("#seen-text")).to_have_text("")
+
+
+def test_an_image_that_can_be_seen_through_lies_on_black(page, server, tmp_path):
+    from PIL import Image
+
+    Image.new("RGBA", (16, 16), (255, 255, 255, 0)).save(tmp_path / "clear.png")
+    open_page(page, server)
+    draw(page, ZERO)
+    page.set_input_files("#file", tmp_path / "clear.png")
+    wait_for_text(page, "#seen-text", "-0.10 to -0.10")
+    assert not page.evaluate(
+        """() => { const c = document.getElementById("pad");
+        return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 < 3 && v); }"""
+    )
+
+
 def test_the_page_speaks_chinese_and_wears_dark(page, server):
     open_page(page, server)
     draw(page, ZERO)
