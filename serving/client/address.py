@@ -64,6 +64,8 @@ def parse(url: str) -> Address:
         raise UsageError(f"{url!r} has no scheme that this client speaks. {wanted}")
     if not parts.hostname:
         raise UsageError(f"{url!r} names no host. {wanted}")
+    if port == 0:
+        raise UsageError(f"{url!r} names port 0, where no server can be. {wanted}")
     if parts.username or parts.password:
         raise UsageError(
             f"The URL of {parts.hostname!r} carries a user name or password; "

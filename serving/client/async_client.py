@@ -96,6 +96,12 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def __getstate__(self) -> object:
+        raise TypeError(
+            "A client holds connections, so it cannot be pickled or copied: make one in the "
+            "process that uses it."
+        )
+
     async def close(self) -> None:
         """Closes the connections; the client cannot be used after."""
         await self._transport.close()

@@ -93,6 +93,12 @@ class Client:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> object:
+        raise TypeError(
+            "A client holds connections, so it cannot be pickled or copied: make one in the "
+            "process that uses it."
+        )
+
     def close(self) -> None:
         """Closes the connections; the client cannot be used after."""
         self._transport.close()

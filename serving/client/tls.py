@@ -35,6 +35,16 @@ def context(tls: Tls) -> ssl.SSLContext:
     return made
 
 
+def check(tls: Tls) -> None:
+    """Looks at the files, of which gRPC itself says only that there is no connection.
+
+    Raises:
+        UsageError: one that cannot be read or is not PEM.
+    """
+    if tls.ca is not None or tls.certificate is not None:
+        context(tls)
+
+
 def credentials(tls: Tls) -> Any:
     """Returns gRPC channel credentials.
 
@@ -67,7 +77,8 @@ def hint(words: str, protocol: str, *, is_encrypted: bool) -> str:
             "The server's certificate is not believed: name its authority with Tls(ca=...), and "
             "its name with Tls(server_name=...) where the URL has another."
         )
-    return f"Is the server running, and is this its {protocol} port?"
+    spoken = ", and does it speak TLS" if is_encrypted else ""
+    return f"Is the server running, and is this its {protocol} port{spoken}?"
 
 
 def _existing(path: Path, what: str) -> str:

@@ -37,6 +37,8 @@ class _GrpcChannel:
     def __init__(self, address: Address, tls: Tls, module: Any) -> None:
         self._module = module
         self._address = address
+        if address.is_encrypted:
+            tls_files.check(tls)
         self._tls = tls
         self._options = list(GRPC_OPTIONS)
         if tls.server_name is not None:

@@ -1,6 +1,7 @@
 """The typed client against a real server process, over both protocols."""
 
 import asyncio
+import copy
 import io
 import os
 import subprocess
@@ -358,6 +359,7 @@ def test_retries_can_be_switched_off(scripted):
         ("ftp://host", "no scheme"),
         ("http://", "names no host"),
         ("http://host:99999", "is not a URL"),
+        ("grpc://host:0", "port 0, where no server can be"),
         ("http://user:secret@host", "pass token="),
         ("grpc://host/path", "gRPC has no place for"),
     ],
@@ -366,6 +368,12 @@ def test_a_url_that_cannot_work_says_why_and_keeps_secrets(url, words):
     with pytest.raises(UsageError, match=words) as refused:
         parse(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://host", "grpc://host"])
+def test_a_client_that_is_to_be_copied_or_pickled_says_why_it_cannot(url):
+    with Client(url) as client, pytest.raises(TypeError, match="make one in the process"):
+        copy.copy(client)
 
 
 def test_ports_have_their_usual_defaults():

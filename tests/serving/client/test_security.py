@@ -122,14 +122,15 @@ def test_nobody_else_is_believed(guarded, certificates, change):
         assert "Tls(ca=" in str(refused.value)
 
 
-def test_files_that_are_none_are_told_before_anything_is_sent(certificates):
+@pytest.mark.parametrize("url", ["https://host", "grpcs://host"])
+def test_files_that_are_none_are_told_before_anything_is_sent(certificates, url):
     with pytest.raises(UsageError, match=r"ca file .*nowhere\.pem.* is not there"):
-        Client("https://host", tls=Tls(ca="nowhere.pem"))
+        Client(url, tls=Tls(ca="nowhere.pem"))
     mixed = Tls(certificate=certificates / "client.pem", key=certificates / "server.key")
     with pytest.raises(UsageError, match="no certificate with its key"):
-        Client("https://host", tls=mixed)
+        Client(url, tls=mixed)
     with pytest.raises(UsageError, match="no PEM"):
-        Client("https://host", tls=Tls(ca=certificates / "ca.key"))
+        Client(url, tls=Tls(ca=certificates / "ca.key"))
     with pytest.raises(ValueError, match="come together"):
         Tls(key=certificates / "client.key")
 
