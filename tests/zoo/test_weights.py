@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle  # noqa: TID251 - to write what torch writes
 import re
 import struct
@@ -735,6 +736,19 @@ def test_a_file_is_fetched_once_verified_and_kept(mirror, tmp_path):
     again = fetch("vgg16/keras", folder=tmp_path / "cache", url="file:///nowhere", offline=True)
     assert again == place
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [place.name]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(mirror, tmp_path, monkeypatch):
+    named, fsync = [], os.fsync
+
+    def noting(number):
+        fsync(number)
+        named.append((os.fstat(number).st_ino, [path.suffix for path in cache.iterdir()]))
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(os, "fsync", noting)
+    place = fetch("vgg16/keras", folder=cache, url=mirror[0])
+    assert named == [(place.stat().st_ino, [".part"])]
 
 
 def test_convzoo_weights_lists_and_fetches(mirror, tmp_path, monkeypatch):

@@ -323,6 +323,9 @@ def fetch(
                     f"{url or weights.url} has {weights.algorithm} {found}, expected "
                     f"{weights.digest}; it was not kept."
                 )
+            with partial.open("rb") as file:
+                # What has its name is never checked again, so a crash must not leave the name alone.
+                os.fsync(file.fileno())
             partial.replace(place)
     return place
 
