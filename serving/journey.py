@@ -18,7 +18,8 @@ class Journey:
     """One request.
 
     Attributes:
-        protocol: "tfs_rest", "tfs_grpc", "oip_rest", "oip_grpc" or "native"; "direct" for none.
+        protocol: "tfs_rest", "tfs_grpc", "oip_rest", "oip_grpc", "native" or "playground"; "direct"
+            for none.
         request_id: The caller's, or "".
         traceparent: The caller's trace context (W3C), or "".
         priority: From the caller's header; 0 is the default.

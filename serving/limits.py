@@ -27,7 +27,7 @@ class Limits:
         frames: Frames of one image: animations are refused.
         stream_in_flight: Messages of one gRPC stream that are answered at the same time.
         streams: Calls open at the same time on one gRPC connection.
-        connections: HTTP connections open at the same time.
+        connections: Connections open at the same time, over HTTP and as many over gRPC.
         active_requests: Requests being answered at the same time, of all protocols.
         run_s: Seconds of one run of an engine in a process of its own, whatever deadline it has.
     """

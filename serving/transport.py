@@ -19,7 +19,7 @@ class HttpRequest:
         query: The raw query string, without "?".
         headers: Names in lower case.
         body: The bytes as sent; content encodings are the protocol's business.
-        received: When the first byte was seen, on the monotonic clock.
+        received: When its last part came, on the monotonic clock.
     """
 
     method: str
