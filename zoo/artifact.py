@@ -218,6 +218,7 @@ class Draft:
         Raises:
             VersionExistsError: the wanted number is taken. Without a wanted number the next free
                 one is used, however many writers race for it.
+            ArtifactError: a file stands where the folder should.
         """
         while True:
             version = self._wanted or max(list_versions(self.model_path), default=0) + 1
@@ -237,6 +238,11 @@ class Draft:
             except OSError as error:
                 if not place.exists():
                     raise
+                if not place.is_dir():
+                    raise ArtifactError(
+                        f"{place} is no folder, so version {version} cannot have its place; "
+                        "remove it, or move it away."
+                    ) from error
                 if self._wanted is not None:
                     self._refuse(version, error)
                 continue

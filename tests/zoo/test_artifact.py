@@ -60,6 +60,16 @@ def test_a_version_is_never_overwritten(tmp_path):
     assert artifact.verify(tmp_path / "m" / "7")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_file_where_a_version_should_stand_is_named(tmp_path, version):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "1").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="m/1 is no folder, so version 1 cannot have its place"):
+        write(tmp_path, version)
+    assert [each.name for each in (tmp_path / "m").iterdir()] == ["1"]
+
+
 def test_a_draft_that_fails_leaves_nothing(tmp_path):
     def fail():
         with draft_version(tmp_path, "m") as draft:
