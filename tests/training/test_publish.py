@@ -45,3 +45,34 @@ def test_fewer_bits_need_validation_images_and_say_so_first(tmp_path, monkeypatc
     with pytest.raises(DataError, match=rf"no validation images, .*what {precision} costs"):
         publish(run, tmp_path / "models", precision=precision)
     assert not (tmp_path / "models").exists()
+
+
+def test_differences_of_large_logits_count():
+    from training.verify import difference
+
+    # The square of 1e30 is infinite in float32.
+    expected = np.array([[1e30, -1e30], [2e30, 0]], np.float32)
+    assert difference(expected, expected) == 0
+    assert difference(-expected, expected) > 1
+    assert np.isnan(difference(np.full_like(expected, np.nan), expected))
+
+
+def test_a_network_that_diverged_is_not_published(tmp_path):
+    import keras
+
+    from training import recipe as recipes
+    from training.publish import publish
+    from training.run import Run
+    from training.train import train
+    from zoo.errors import ParityError
+
+    run = Run(tmp_path / "run")
+    train(recipes.read("xo", ["epochs=1"]), run)
+    model = keras.models.load_model(run.model)
+    model.set_weights([np.full_like(each, np.inf) for each in model.get_weights()])
+    model.save(run.model)
+    with pytest.raises(
+        ParityError, match=r"answers \d+ of \d+ held-out images with NaN .* diverged"
+    ):
+        publish(run, tmp_path / "models")
+    assert not list((tmp_path / "models").rglob("[0-9]*"))
