@@ -182,6 +182,7 @@ async def _serve(
     drift_log = DriftLog(drift, metrics) if drift is not None else None
 
     repository = _repository(settings, source, decoders, drift_log)
+    metrics.follow(repository.statuses, repository.queued)
     service = Service(repository, default_timeout_s=settings.default_timeout_s, metrics=metrics)
     administration = (
         Administration(repository, settings.options) if settings.may_administer else None

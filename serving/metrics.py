@@ -6,10 +6,10 @@ protocols, kinds and outcomes are fixed words.
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from serving.journey import Journey
+from serving.messages import ModelStatus
 
 # From 50 us, where LeNet-5 lies, to 10 s, where nobody waits any more.
 BUCKETS = (
@@ -77,6 +78,9 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Requests(self))
+        ProcessCollector(registry=self._registry)
+        self.statuses: Callable[[], Iterable[ModelStatus]] = tuple
+        self.queued: Callable[[], Iterable[tuple[str, int, int]]] = tuple
         self.series: dict[tuple[str, int, str], _Series] = {}
         # What TensorFlow Serving measures, by model, protocol and method, in microseconds.
         self.latencies: dict[tuple[str, str, str], _Times] = {}
@@ -94,6 +98,19 @@ class Metrics:
             ("model", "version", "outcome"),
             registry=self._registry,
         )
+
+    def follow(
+        self,
+        statuses: Callable[[], Iterable[ModelStatus]],
+        queued: Callable[[], Iterable[tuple[str, int, int]]],
+    ) -> None:
+        """Tells of versions, too.
+
+        Args:
+            statuses: All models.
+            queued: Model, version and the rows that wait, of each version that serves.
+        """
+        self.statuses, self.queued = statuses, queued
 
     def _series_of(self, journey: Journey) -> _Series:
         key = (journey.model, journey.version, journey.protocol)
@@ -193,6 +210,26 @@ class _Requests(Collector):
         active = GaugeMetricFamily("convzoo_requests_active", "Requests being answered.")
         active.add_metric((), self._metrics.active)
         yield from (requests, seconds, rows, active)
+        yield from self._versions()
+
+    def _versions(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily(
+            "convzoo_version_state",
+            "1 for the state that a version is in, with the code of what it failed with or OK.",
+            labels=("model", "version", "state", "code"),
+        )
+        for each in self._metrics.statuses():
+            for found in each.versions:
+                labels = (each.model, str(found.version), found.state.value, found.error_code)
+                states.add_metric(labels, 1)
+        queued = GaugeMetricFamily(
+            "convzoo_queued_rows",
+            "Rows (images) that wait for the engine, by model and version.",
+            labels=("model", "version"),
+        )
+        for model, version, rows in self._metrics.queued():
+            queued.add_metric((model, str(version)), rows)
+        yield from (states, queued)
 
 
 def _as_tensorflow_serving(metrics: Metrics) -> Iterator[str]:

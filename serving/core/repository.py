@@ -7,7 +7,7 @@ one stays. Where memory is short, a model may have the old one go first.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,6 +181,12 @@ class Repository:
         model = self._models[name]
         newest_first = sorted(model.statuses.items(), reverse=True)
         return ModelStatus(name, tuple(status for _, status in newest_first), model.labels)
+
+    def queued(self) -> Iterator[tuple[str, int, int]]:
+        """Model, version and the rows that wait, of each version that serves."""
+        for name, model in self._models.items():
+            for version, servable in model.servables.items():
+                yield name, version, servable.queued_rows
 
     def is_serving(self) -> bool:
         """Whether any of the models serves that should; also when there is none that should."""

@@ -480,6 +480,11 @@ class Servable:
             )
         return self._batchers[key]
 
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the engine; where requests run alone, requests in it or before it."""
+        return self._alone + sum(each.queued_rows for each in self._batchers.values())
+
     def admit(self, deadline: float | None, priority: int) -> None:
         """Refuses, before it is decoded, a request that would be refused afterwards.
 

@@ -231,6 +231,35 @@ async def test_what_a_model_cannot_read_is_a_failure_of_that_model_everywhere(tm
         ) in text
 
 
+@pytest.mark.openvino
+async def test_versions_and_the_process_are_told_to_prometheus(tmp_path):
+    publish_tiny(tmp_path)
+    (tmp_path / "tiny" / "2").mkdir()
+    (tmp_path / "tiny" / "2" / "saved_model.pb").write_bytes(b"no graph")
+    metrics = Metrics()
+    with ThreadPoolExecutor(1) as decoders:
+
+        def load(settings, version, path):
+            return Servable(settings.name, version, path, decoders=decoders)
+
+        options = VersionOptions(is_tuned=False, engine="openvino")
+        repository = Repository(BasePath(tmp_path, options=options), load)
+        metrics.follow(repository.statuses, repository.queued)
+        await repository.refresh()
+        text = metrics.render()[0].decode()
+        await repository.close()
+    state = "convzoo_version_state{code="
+    assert f'{state}"OK",model="tiny",state="AVAILABLE",version="1"}} 1.0' in text
+    (failed,) = [each for each in text.splitlines() if 'state="END"' in each]
+    assert 'version="2"' in failed
+    assert 'code="OK"' not in failed
+    assert 'convzoo_queued_rows{model="tiny",version="1"} 0.0' in text
+    assert "process_resident_memory_bytes " in text
+    text = metrics.render()[0].decode()
+    assert f'{state}"OK",model="tiny",state="END",version="1"}} 1.0' in text
+    assert "convzoo_queued_rows{" not in text
+
+
 async def test_a_request_is_logged_as_asked(service, metrics, lines):
     await over_rest(service, Observer(metrics, logged="none"))
     await over_rest(service, Observer(metrics, logged="errors"))
