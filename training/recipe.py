@@ -17,14 +17,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from training.data.augment import Augmentation
 from training.data.sources import DataSource
+from zoo.artifact import check_model_name
 from zoo.errors import UsageError
 from zoo.frozen import Frozen
 from zoo.preprocess import InputStep, PixelStep
 from zoo.spec import ImageInput
 from zoo.suggest import unknown
 
-Positive = Annotated[float, Field(gt=0)]
-Rate = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 POINTLESS = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?[0-9]*\.[0-9]+[eE][0-9]+")
@@ -250,8 +251,18 @@ class Recipe(Frozen):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     strategy: Literal["single", "mirrored", "multi_worker"] = "single"
     test_time: Literal["centre", "ten_crop", "multi_crop", "dense"] = "centre"
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**32)
     publish_as: str = ""
+
+    @field_validator("publish_as")
+    @classmethod
+    def _can_name_a_model(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            return check_model_name(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("input")
     @classmethod

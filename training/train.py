@@ -20,9 +20,12 @@ from training.data.store import Stored, store
 from training.evaluate import evaluate
 from training.recipe import Recipe
 from training.run import CALIBRATION, VALIDATION, Evaluation, Run, RunRecord
+from zoo.catalog import check_options
 from zoo.errors import DataError, UsageError
 from zoo.preprocess import Floats, Preprocessing
+from zoo.quiet import import_tensorflow
 from zoo.spec import ImageInput
+from zoo.versions import lock
 
 if TYPE_CHECKING:
     import keras
@@ -56,11 +59,10 @@ def train(
 
     Raises:
         UsageError: an unknown network or option, or the folder holds another run.
+        BusyError: another process trains in the folder.
         DataError: the data cannot be used.
         InterruptedRunError: stopped from outside; the same call goes on.
     """
-    from zoo.quiet import import_tensorflow
-
     input_ = input_of(recipe)
     devices = None
     if recipe.strategy != "single":
@@ -75,8 +77,22 @@ def train(
         with tempfile.TemporaryDirectory() as nowhere:
             _prepare_and_fit(recipe, input_, Run(Path(nowhere)), devices, lambda _: None, talk)
         return None
-    check_folder(run, recipe, resume=resume)
-    run.path.mkdir(parents=True, exist_ok=True)
+    # Two in one folder would write over each other's checkpoints and curves.
+    with lock(run.path, ".train.lock", is_waiting=False):
+        check_folder(run, recipe, resume=resume)
+        return _train(recipe, input_, run, devices, on_progress, talk, resume=resume)
+
+
+def _train(
+    recipe: Recipe,
+    input_: ImageInput,
+    run: Run,
+    devices: "Devices | None",
+    on_progress: "Callable[[Progress], None]",
+    talk: Callable[[str], None],
+    *,
+    resume: bool,
+) -> Evaluation:
     loop, stored, preprocessing, arrays = _prepare_and_fit(
         recipe, input_, run, devices, on_progress, talk, resume=resume
     )
@@ -110,12 +126,13 @@ def _prepare_and_fit(
     steps = steps_of(recipe, input_)
     views.check(steps, recipe.test_time)
     check_numbers(steps)
+    if recipe.model.options:
+        # Reading the data may take an hour, and a wrong name is told at once.
+        import_tensorflow()
+        check_options(recipe.model.name, recipe.model.options)
     stored = prepare_data(recipe, steps, run, talk, resume=resume)
     dataset = stored.dataset
     preprocessing, arrays = fit(steps, centre(dataset.train, input_.shape))
-
-    from zoo.quiet import import_tensorflow
-
     import_tensorflow()
     import keras
 

@@ -574,25 +574,8 @@ def create(
         ModuleNotFoundError: Keras is not installed; names the extra that brings it.
     """
     spec = describe(name)
-    module, function = spec.builder.split(":")
-    try:
-        builder = getattr(import_module(module), function)
-    except ModuleNotFoundError as error:
-        if error.name not in ("keras", "tensorflow"):
-            raise
-        raise ModuleNotFoundError(
-            f"Building {name} needs {error.name}, which is not installed: "
-            "pip install 'convzoo[train]'.",
-            name=error.name,
-        ) from error
-    known = {
-        parameter
-        for parameter in inspect.signature(builder).parameters
-        if parameter not in ("input_shape", "num_classes", "include_top", *spec.options)
-    }
-    for option in options:
-        if option not in known:
-            raise UsageError(unknown(f"option of {name}", option, known))
+    check_options(name, options)
+    builder = _builder(spec)
     if num_classes is not None and not _is_count(num_classes):
         raise UsageError(f"{name} needs at least one class; found num_classes={num_classes!r}.")
     if input_shape is not None and not (
@@ -622,6 +605,37 @@ def create(
         **{**spec.options, **options},
     )
     return model
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Holds names of options against what a network's builder takes.
+
+    Raises:
+        UsageError: an unknown network or option; names those there are.
+    """
+    spec = describe(name)
+    known = {
+        parameter
+        for parameter in inspect.signature(_builder(spec)).parameters
+        if parameter not in ("input_shape", "num_classes", "include_top", *spec.options)
+    }
+    for option in options:
+        if option not in known:
+            raise UsageError(unknown(f"option of {name}", option, known))
+
+
+def _builder(spec: ModelSpec) -> Any:
+    module, function = spec.builder.split(":")
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name not in ("keras", "tensorflow"):
+            raise
+        raise ModuleNotFoundError(
+            f"Building {spec.name} needs {error.name}, which is not installed: "
+            "pip install 'convzoo[train]'.",
+            name=error.name,
+        ) from error
 
 
 def _is_count(value: object) -> bool:

@@ -88,6 +88,20 @@ def test_quoted_values_are_text_and_numbers_need_no_point(text, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.learning_rate=inf", "learning_rate: Input should be a finite number"),
+        ("optimizer.weight_decay=1e400", "weight_decay: Input should be a finite number"),
+        ("seed=99999999999", "seed: Input should be less than 4294967296"),
+        ("publish_as=a/b", "publish_as: .*'a/b' cannot name a model"),
+    ],
+)
+def test_what_would_end_in_a_traceback_or_in_vain_is_refused_before_anything_runs(override, words):
+    with pytest.raises(UsageError, match=words):
+        recipes.read("digits_lenet5_modern", [override])
+
+
 @pytest.fixture
 def bare(tmp_path):
     """A recipe that leaves its optimizer, schedule and loss at their defaults."""
