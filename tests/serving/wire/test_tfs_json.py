@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from serving.errors import InvalidRequestError, SignatureNotFoundError, UnsupportedError
+from serving.errors import (
+    InvalidRequestError,
+    LimitExceededError,
+    SignatureNotFoundError,
+    UnsupportedError,
+)
 from serving.messages import (
     ModelMetadata,
     PredictCall,
@@ -186,6 +192,18 @@ def test_whole_pairs_of_surrogates_are_characters_and_an_escaped_backslash_is_no
 def test_what_cannot_be_read_is_refused_in_tensorflow_servings_words(body, words):
     with pytest.raises(InvalidRequestError, match=words):
         decode(body)
+
+
+def test_brackets_are_counted_without_room_for_each_of_them():
+    """A few kilobytes of gzip are many brackets: several bytes for each of them add up."""
+    body = b'{"instances": [' + b"[]," * (1 << 20) + b"[" * 100
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitExceededError, match="102 levels; at most 64"):
+            decode(body)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_unknown_signature_names_those_that_exist():
