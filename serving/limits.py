@@ -16,6 +16,9 @@ class Limits:
         request_bytes: A body or message as it arrives.
         inflated_bytes: A compressed body, unfolded.
         json_depth: Levels of arrays and objects.
+        json_lists: Arrays and objects of one JSON document: each is an object of Python, however
+            few bytes it has. An image of 224 x 224 pixels as nested lists has 50,401.
+        json_members: Names with a value in one JSON document.
         elements: Elements of one tensor.
         repeated_elements: Elements of a tensor that says one value for many: a few bytes may ask
             for a gigabyte.
@@ -35,6 +38,8 @@ class Limits:
     request_bytes: int = 64 << 20
     inflated_bytes: int = 100 << 20
     json_depth: int = 64
+    json_lists: int = 1 << 22
+    json_members: int = 1 << 19
     elements: int = 1 << 26
     repeated_elements: int = 1 << 24
     dimensions: int = 32

@@ -56,7 +56,6 @@ _TEXT = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 _INF = re.compile(rf"({_TEXT})|\bInf\b", re.DOTALL)
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_TEXTS = re.compile(_TEXT.encode(), re.DOTALL)
 _STEPS = np.zeros(256, np.int8)
 _COUNTED = 64 << 10
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
@@ -83,6 +82,7 @@ def loads(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequestError("JSON Parse error: The document is empty")
     _check_depth(body)
+    _check_numbers(body)
     if orjson is not None:
         try:
             document = orjson.loads(body)
@@ -150,7 +150,7 @@ def _has_all_members(body: bytes, document: Any) -> bool:
     Each member brings a colon. Where there are more, they may still be those of texts.
     """
     members = _count_members(document)
-    return body.count(b":") == members or _TEXTS.sub(b"", body).count(b":") == members
+    return body.count(b":") == members or _outside_texts(body).count(b":") == members
 
 
 def _count_members(value: Any) -> int:
@@ -170,12 +170,46 @@ def _check_depth(body: bytes) -> None:
     if _depth(structure) <= LIMITS.json_depth:
         return
     # Brackets within texts do not count; texts are rare enough to look only now.
-    structure = np.frombuffer(_TEXTS.sub(b"", body).translate(None, _NOT_BRACKETS), np.uint8)
+    structure = np.frombuffer(_outside_texts(body).translate(None, _NOT_BRACKETS), np.uint8)
     if (depth := _depth(structure)) > LIMITS.json_depth:
         raise LimitExceededError(
             f"JSON Parse error: The document is nested too deep, {depth} levels; at most "
             f"{LIMITS.json_depth} are taken."
         )
+
+
+def _check_numbers(body: bytes) -> None:
+    """A few bytes each become hundreds: as many as a body has room for would take many seconds."""
+    limits = (
+        (b"[{", LIMITS.json_lists, "arrays and objects"),
+        (b":", LIMITS.json_members, "names with a value"),
+    )
+    for marks, most, what in limits:
+        if len(body) <= most or _count(body, marks) <= most:
+            continue
+        if (number := _count(_outside_texts(body), marks)) > most:
+            raise LimitExceededError(
+                f"JSON Parse error: The document has {number:,} {what}; at most {most:,} are "
+                "taken. Tensors as raw bytes (Open Inference's binary data, or gRPC) have no such "
+                "limit."
+            )
+
+
+def _outside_texts(body: bytes) -> bytes:
+    """What stands outside of texts: where an even number of quotes has come before."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    parts, is_inside = [], 0
+    for start in range(0, len(body), _COUNTED):
+        piece = np.frombuffer(body, np.uint8, min(_COUNTED, len(body) - start), start)
+        quotes = np.cumsum(piece == ord('"'), dtype=np.uint8)
+        parts.append(piece[(quotes + is_inside) & 1 == 0].tobytes())
+        is_inside = (is_inside + int(quotes[-1])) & 1
+    return b"".join(parts)
+
+
+def _count(body: bytes, marks: bytes) -> int:
+    return sum(body.count(mark) for mark in marks)
 
 
 def _depth(structure: Any) -> int:

@@ -184,6 +184,22 @@ BEYOND = {
         [],
         "levels; at most 8",
     ),
+    "json_lists": (
+        6,
+        [
+            (V1, b'{"instances": [[], [], [], [], []]}'),
+            (API, b'{"images": [{}, {}, {}, {}, {}]}'),
+            (V2, b'{"inputs": [[], [], [], [], []]}'),
+        ],
+        [],
+        "7 arrays and objects; at most 6",
+    ),
+    "json_members": (
+        10,
+        [(path, b'{"a:b": 0, ' + b'"": 0, ' * 9 + b'"instances": []}') for path in (V1, V2, API)],
+        [],
+        "11 names with a value; at most 10",
+    ),
     "elements": (
         1000,
         [(V2, infer_document([1001]))],
