@@ -13,6 +13,7 @@ from serving.client.errors import ClientError
 from serving.client.results import (
     Classification,
     Explanation,
+    Framing,
     LabelScore,
     Layer,
     Layers,
@@ -30,6 +31,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Explanation",
+    "Framing",
     "Hedge",
     "LabelScore",
     "Layer",

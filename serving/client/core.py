@@ -6,7 +6,7 @@ with asyncio. So deadlines, retries and checks are written once, and the two can
 
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -28,6 +28,7 @@ from serving.client.errors import (
     UsageError,
 )
 from serving.client.exchange import (
+    OUTCOME_HEADER,
     REQUEST_ID_HEADER,
     TIMEOUT_HEADER,
     Headers,
@@ -40,6 +41,7 @@ from serving.client.inputs import Inputs, check_inputs, check_outputs, choose_si
 from serving.client.results import (
     Classification,
     Explanation,
+    Framing,
     LabelScore,
     Layer,
     Layers,
@@ -63,6 +65,7 @@ from serving.messages import (
     PredictCall,
     PredictReply,
     Target,
+    TensorSpec,
 )
 
 T = TypeVar("T")
@@ -230,6 +233,7 @@ class Core:
             version=answer.version or None,
             request_id=answer.request_id or reply.headers.get(REQUEST_ID_HEADER, ""),
             timings=timings_of(reply.headers),
+            outcome=reply.headers.get(OUTCOME_HEADER, ""),
             signature=answer.signature or name or DEFAULT_SIGNATURE,
             outputs=answered,
         )
@@ -303,6 +307,7 @@ class Core:
                 version=answer.version,
                 request_id=answer.request_id or reply.headers.get(REQUEST_ID_HEADER, ""),
                 timings=timings,
+                outcome=reply.headers.get(OUTCOME_HEADER, ""),
                 scores=tuple(
                     LabelScore(
                         class_id=each.class_id, label=each.label, probability=each.probability
@@ -325,6 +330,8 @@ class Core:
             image_size=answer.image_size,
             layers=tuple(Layer(**asdict(each)) for each in answer.layers),
             methods=tuple(Method(**asdict(each)) for each in answer.methods),
+            colour=answer.colour,
+            framing=None if answer.framing is None else Framing(**asdict(answer.framing)),
         )
 
     def explain(
@@ -347,6 +354,7 @@ class Core:
                 decode_s=answer.timings.decode_s,
                 queue_s=answer.timings.queue_s,
                 execute_s=answer.timings.execute_s,
+                encode_s=answer.timings.encode_s,
             )
         return Explanation(
             model=answer.model,
@@ -360,6 +368,7 @@ class Core:
             facts=answer.facts,
             picture=answer.picture,
             timings=timings,
+            outcome=reply.headers.get(OUTCOME_HEADER, ""),
         )
 
     def metadata(self, target: Target, timeout_s: float | None) -> Steps[Metadata]:
@@ -380,7 +389,10 @@ class Core:
             model=answer.model,
             versions=tuple(
                 VersionStatus(
-                    version=each.version or None, state=each.state.value, error=each.error_message
+                    version=each.version or None,
+                    state=each.state.value,
+                    error=each.error_message,
+                    error_code=each.error_code,
                 )
                 for each in answer.versions
             ),
@@ -546,6 +558,9 @@ class Core:
 
 
 def _metadata(target: Target, found: ModelMetadata) -> Metadata:
+    for signature in found.signatures.values():
+        for array in signature.defaults.values():
+            array.flags.writeable = False
     return Metadata(
         model=found.model or target.model,
         version=found.version or None,
@@ -554,15 +569,18 @@ def _metadata(target: Target, found: ModelMetadata) -> Metadata:
         signatures={
             name: Signature(
                 name=name,
-                inputs={
-                    key: Tensor(name=key, dtype=spec.dtype, shape=spec.shape)
-                    for key, spec in signature.inputs.items()
-                },
-                outputs={
-                    key: Tensor(name=key, dtype=spec.dtype, shape=spec.shape)
-                    for key, spec in signature.outputs.items()
-                },
+                inputs=_tensors(signature.inputs),
+                outputs=_tensors(signature.outputs),
+                defaults=signature.defaults,
+                method_name=signature.method_name,
             )
             for name, signature in found.signatures.items()
         },
     )
+
+
+def _tensors(specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(name=name, dtype=spec.dtype, shape=spec.shape, tensor_name=spec.tensor_name)
+        for name, spec in specs.items()
+    }

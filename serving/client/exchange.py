@@ -18,6 +18,7 @@ REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout-s"
 FIELD_HEADER = "x-error-field"
 TIMINGS_HEADER = "server-timing"
+OUTCOME_HEADER = "x-convzoo-outcome"
 
 
 @dataclass(slots=True)

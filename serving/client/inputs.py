@@ -76,13 +76,14 @@ def check_inputs(inputs: Inputs, signature: Signature | None, model: str) -> dic
         InvalidInputError: `field` names the input at fault.
     """
     known = signature.inputs if signature is not None and signature.inputs else None
-    named = _name(inputs, known, model)
+    named = _name(inputs, signature if known else None, model)
     if known is None:
         return {name: as_array(value, None) for name, value in named.items()}
     for name in named:
         if name not in known:
             raise InvalidInputError(_unknown("input", name, model, known), field=name)
-    missing = [name for name in known if name not in named]
+    defaults = signature.defaults if signature is not None else {}
+    missing = [name for name in known if name not in named and name not in defaults]
     if missing:
         raise InvalidInputError(
             f"{model!r} takes {', '.join(known)}; missing: {', '.join(missing)}.",
@@ -91,24 +92,25 @@ def check_inputs(inputs: Inputs, signature: Signature | None, model: str) -> dic
     return {name: check_tensor(value, known[name], model) for name, value in named.items()}
 
 
-def _name(
-    inputs: Inputs, known: Mapping[str, Tensor] | None, model: str
-) -> Mapping[str, ArrayLike]:
+def _name(inputs: Inputs, signature: Signature | None, model: str) -> Mapping[str, ArrayLike]:
     if isinstance(inputs, Mapping):
         return inputs
-    if known is None:
+    if signature is None:
         raise InvalidInputError(
             f"The server does not say what {model!r} takes, so the input has to be named: "
             "predict(model, {'name': array}).",
             field="inputs",
         )
-    if len(known) != 1:
+    known = signature.inputs
+    # An array alone is the input that has no default.
+    needed = [name for name in known if name not in signature.defaults] or list(known)
+    if len(needed) != 1:
         raise InvalidInputError(
             f"{model!r} takes {len(known)} inputs ({', '.join(known)}): pass a mapping from "
             "their names to arrays.",
             field="inputs",
         )
-    return {next(iter(known)): inputs}
+    return {needed[0]: inputs}
 
 
 def check_tensor(value: ArrayLike, tensor: Tensor, model: str) -> Array:

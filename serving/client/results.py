@@ -66,6 +66,12 @@ class _ArraySchema:
 Array = Annotated[NDArray[Any], _ArraySchema]
 
 
+def _are_equal(some: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    return some.keys() == others.keys() and all(
+        np.array_equal(array, others[name]) for name, array in some.items()
+    )
+
+
 class Result(BaseModel):
     """A value from a server: nothing changes after it was made, unknown keys are ignored."""
 
@@ -114,12 +120,15 @@ class Answer(Result):
         version: The version that answered; None when the server does not say.
         request_id: The id that the server's logs know the call by.
         timings: Where the server's time went.
+        outcome: How this project's server came by it: "direct", "queued", "joined" with an
+            identical request, "cached"; "" of other servers.
     """
 
     model: str
     version: int | None = None
     request_id: str = ""
     timings: Timings = Timings()
+    outcome: str = ""
 
     @property
     def name(self) -> str:
@@ -243,12 +252,11 @@ class Prediction(Answer):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):
             return NotImplemented
-        return (
-            (self.model, self.version, self.signature)
-            == (other.model, other.version, other.signature)
-            and self.outputs.keys() == other.outputs.keys()
-            and all(np.array_equal(a, other.outputs[name]) for name, a in self.outputs.items())
-        )
+        return (self.model, self.version, self.signature) == (
+            other.model,
+            other.version,
+            other.signature,
+        ) and _are_equal(self.outputs, other.outputs)
 
     __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
@@ -319,11 +327,14 @@ class Tensor(Result):
         name: Its key in the signature.
         dtype: NumPy's name ("float32", "uint8"...), "bytes" for strings, "bfloat16".
         shape: None in a place stands for any size; None as a whole for any rank.
+        tensor_name: The graph's name for it, e.g. "serving_default_image:0"; "" where the server
+            does not say.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    tensor_name: str = ""
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -333,15 +344,39 @@ class Tensor(Result):
 
 
 class Signature(Result):
-    """A named function of a model: what it takes and what it gives."""
+    """A named function of a model: what it takes and what it gives.
+
+    Attributes:
+        name: What `predict` calls it.
+        inputs: What it takes, by name.
+        outputs: What it gives, by name.
+        defaults: What stands for inputs that a call leaves out; read-only arrays. Open Inference
+            servers do not tell theirs.
+        method_name: TensorFlow Serving's word for what may call it; "" where the server does not
+            say.
+    """
 
     name: str
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    defaults: Mapping[str, Array] = {}
+    method_name: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return (self.name, self.inputs, self.outputs, self.method_name) == (
+            (other.name, other.inputs, other.outputs, other.method_name)
+        ) and _are_equal(self.defaults, other.defaults)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def __str__(self) -> str:
         lines = [self.name]
-        lines += [f"  in   {tensor}" for tensor in self.inputs.values()]
+        for name, tensor in self.inputs.items():
+            default = self.defaults.get(name)
+            shown = "" if default is None else f" = {np.array2string(default, threshold=8)}"
+            lines.append(f"  in   {tensor}{shown}")
         lines += [f"  out  {tensor}" for tensor in self.outputs.values()]
         return "\n".join(lines)
 
@@ -378,6 +413,7 @@ class VersionStatus(Result):
     Attributes:
         version: Its number; None when the server names none.
         state: "AVAILABLE" when it answers.
+        error_code: The canonical code of the error, e.g. "NOT_FOUND"; "OK" when there is none.
         error: Why it failed; of a version that answers, what is not as it was published, such as
             fp32 in place of bf16 on a processor without it; "" when all is well.
     """
@@ -385,6 +421,7 @@ class VersionStatus(Result):
     version: int | None
     state: State
     error: str = ""
+    error_code: str = "OK"
 
     @property
     def is_ready(self) -> bool:
@@ -458,6 +495,22 @@ class Method(Result):
     problem: str
 
 
+class Framing(Result):
+    """How a drawing is laid out to look like the digits that a version learned.
+
+    The longer side of the ink gets `box` of the `field` pixels of a square.
+
+    Attributes:
+        field: The side of the square, in pixels.
+        box: What the longer side of the ink gets of it, in pixels.
+        is_by_mass: Whether the ink's centre of mass goes to the middle, or that of its box.
+    """
+
+    field: int
+    box: int
+    is_by_mass: bool
+
+
 class Layers(Result):
     """What of a version can be looked into.
 
@@ -469,6 +522,8 @@ class Layers(Result):
         image_size: (height, width) that images must have; None where any size works.
         layers: Its layers, in order.
         methods: The methods.
+        colour: The order of its channels: "gray", "rgb" or "bgr"; "" where the server does not say.
+        framing: How drawings must look; None unless it learned framed digits.
     """
 
     model: str
@@ -478,6 +533,8 @@ class Layers(Result):
     image_size: tuple[int, int] | None
     layers: tuple[Layer, ...]
     methods: tuple[Method, ...]
+    colour: str = ""
+    framing: Framing | None = None
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -509,6 +566,18 @@ class Explanation(Answer):
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any]
     picture: bytes = b""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Explanation):
+            return NotImplemented
+        return (
+            (self.model, self.version, self.method, self.layer, self.class_id, self.label)
+            == (other.model, other.version, other.method, other.layer, other.class_id, other.label)
+            and (self.facts, self.picture) == (other.facts, other.picture)
+            and _are_equal(self.arrays, other.arrays)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.arrays:

@@ -31,7 +31,7 @@ from serving.messages import (
     Timings,
 )
 from serving.wire.native_json import read_image
-from serving.wire.tfs_json import dumps, loads
+from serving.wire.tfs_json import dumps, known_of, loads
 
 OWN = ("method", "layer", "target", "format")
 FORMATS = ("arrays", "png")
@@ -168,7 +168,7 @@ def decode_reply(body: bytes) -> ExplainReply:
             label=document["label"],
             arrays={name: _decoded(each) for name, each in document["arrays"].items()},
             facts=document["facts"],
-            timings=Timings(**document["timings"]),
+            timings=known_of(Timings, document["timings"]),
             request_id=document["request_id"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -219,9 +219,9 @@ def decode_layers(body: bytes) -> LayersReply:
                 )
                 for each in document["layers"]
             ),
-            methods=tuple(MethodRecord(**each) for each in document["methods"]),
+            methods=tuple(known_of(MethodRecord, each) for each in document["methods"]),
             # Servers from before it was told do not tell it.
-            framing=Framing(**framing) if (framing := document.get("framing")) else None,
+            framing=known_of(Framing, framing) if (framing := document.get("framing")) else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequestError(f"The answer is no list of layers: {error}") from error

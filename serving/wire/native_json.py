@@ -11,7 +11,7 @@ from typing import Any
 from serving.errors import InvalidRequestError
 from serving.messages import ClassifyImagesReply, LabelScore, Timings
 from serving.wire import multipart
-from serving.wire.tfs_json import dumps, loads, read_base64
+from serving.wire.tfs_json import dumps, known_of, loads, read_base64
 
 
 def decode_images(body: bytes, content_type: str) -> tuple[bytes, ...]:
@@ -126,7 +126,7 @@ def decode_reply(body: bytes) -> ClassifyImagesReply:
                 )
                 for row in document["results"]
             ),
-            timings=Timings(**document["timings"]),
+            timings=known_of(Timings, document["timings"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequestError(f"The answer is no classification: {error}") from error

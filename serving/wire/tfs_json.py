@@ -8,11 +8,11 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from serving.errors import (
     InvalidRequestError,
@@ -36,12 +36,21 @@ from serving.messages import (
 )
 from serving.wire import numbers
 from serving.wire.pool import message
-from serving.wire.tensors import ENUM_NAMES, NAMES_OF_ENUM, dtype_name, encode_tensor, native
+from serving.wire.tensors import (
+    ENUM_NAMES,
+    NAMES_OF_ENUM,
+    decode_tensor,
+    dtype_name,
+    encode_tensor,
+    native,
+)
 
 try:
     import orjson
 except ModuleNotFoundError:  # the base install: the client alone
     orjson = None  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 # What JSON gives for each kind of number; a bool is an int to Python and to nobody else.
 _TAKEN: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
@@ -642,6 +651,11 @@ def _json_tensor(array: Array) -> dict[str, Any]:
 # --- Client -------------------------------------------------------------------------------------
 
 
+def known_of(kind: Callable[..., T], document: Mapping[str, Any]) -> T:
+    """A record of what the document has for it; a later server may tell more."""
+    return kind(**{name: document[name] for name in kind.__annotations__ if name in document})
+
+
 def encode_predict_request(call: PredictCall) -> bytes:
     """Client: column form, which needs no equal batch sizes.
 
@@ -707,6 +721,10 @@ def _reply_array(value: Any, spec: TensorSpec | None) -> Array:
     return found.astype(np.float32) if found.dtype.kind == "f" else found
 
 
+# As over gRPC, a state of a later server is one that does not answer yet.
+_STATES = {state.value: state for state in VersionState}
+
+
 def decode_status_reply(body: bytes, model: str) -> ModelStatus:
     """Client: the states of a model's versions."""
     document = loads(body)
@@ -716,7 +734,7 @@ def decode_status_reply(body: bytes, model: str) -> ModelStatus:
             versions=tuple(
                 VersionStatus(
                     version=int(each["version"]),
-                    state=VersionState(each["state"]),
+                    state=_STATES.get(each["state"], VersionState.START),
                     error_code=each["status"]["error_code"],
                     error_message=each["status"]["error_message"],
                 )
@@ -741,12 +759,23 @@ def decode_metadata_reply(body: bytes) -> ModelMetadata:
                     inputs=_read_specs(each["inputs"]),
                     outputs=_read_specs(each["outputs"]),
                     method_name=each["method_name"],
+                    defaults=_read_defaults(each.get("defaults", {})),
                 )
                 for name, each in signatures.items()
             },
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ParseError) as error:
         raise InvalidRequestError(f"The answer is no metadata: {_clip(document)}") from error
+
+
+def _read_defaults(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    """Those of types that NumPy has."""
+    protos = {
+        name: ParseDict(each, message("tensorflow.TensorProto")(), ignore_unknown_fields=True)
+        for name, each in tensors.items()
+        if each["dtype"] in NAMES_OF_ENUM
+    }
+    return {name: decode_tensor(proto, name) for name, proto in protos.items()}
 
 
 def _read_specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from serving.client import Client
 from serving.messages import PredictCall, Target
 from serving.wire import tfs_proto
 from tests.e2e.conftest import serve
@@ -89,6 +90,13 @@ def test_a_foreign_saved_model_is_served_and_survives_its_workers_death(foreign,
                 answer = predict(tfs_proto.encode_predict_request(call), timeout=30)
                 assert tfs_proto.decode_predict_reply(answer).outputs["product"] == product
         assert signatures["product"]["defaults"]["q"]["float_val"] == [3.0]
+        for at in (server.url, f"grpc://{server.grpc}"):
+            for protocol in ("native", "tfs"):
+                with Client(at, protocol=protocol) as client:
+                    assert client.metadata("half").signatures["product"].defaults["q"] == 3
+                    for sent, product in (({"p": 5.0}, 15), ({}, 6), ({"p": 5.0, "q": 7.0}, 35)):
+                        answer = client.predict("half", sent, signature="product")
+                        assert answer.array == product
 
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(server.process.pid)],

@@ -180,7 +180,9 @@ def described(
     return ModelMetadata(
         model=model,
         version=target.version or (numbers[0] if numbers else 0),
-        signatures={DEFAULT_SIGNATURE: WireSignature(DEFAULT_SIGNATURE, inputs, outputs)},
+        signatures={
+            DEFAULT_SIGNATURE: WireSignature(DEFAULT_SIGNATURE, inputs, outputs, method_name="")
+        },
         platform=platform,
         versions=numbers,
     )

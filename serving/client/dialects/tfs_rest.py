@@ -1,5 +1,6 @@
 """TensorFlow Serving's REST interface: JSON over HTTP/1.1."""
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from serving.client.dialects import Again, replies
@@ -31,6 +32,9 @@ class TfsRest(Unexplained):
 
     def predict(self, call: PredictCall, signature: Signature | None) -> Question[PredictReply]:
         """`POST /v1/models/m:predict`, in column form."""
+        if signature is not None and signature.defaults:
+            # Unlike gRPC, TensorFlow Serving's JSON has to name every input.
+            call = replace(call, inputs={**signature.defaults, **call.inputs})
         body = tfs_json.encode_predict_request(call)
         known = None if signature is None else _wire(signature)
 

@@ -24,11 +24,29 @@ from serving.client.errors import (
 )
 from serving.client.exchange import Reply
 from serving.client.failures import grpc_error
+from serving.client.results import Framing
 from serving.client.testing import FakeServer
 from serving.errors import InvalidRequestError
-from serving.messages import PredictCall, Target
-from serving.wire import oip_json, oip_proto
+from serving.messages import (
+    ClassifyImagesReply,
+    ExplainReply,
+    LabelScore,
+    LayerRecord,
+    LayersReply,
+    MethodRecord,
+    ModelMetadata,
+    ModelStatus,
+    PredictCall,
+    Target,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
+from serving.messages import Framing as WireFraming
+from serving.messages import Signature as WireSignature
+from serving.wire import native_json, oip_json, oip_proto, tfs_json
 from serving.wire.codes import CODE_NUMBERS
+from serving.wire.explain_json import encode_layers, encode_reply
 from tests.serving.published import logits_of, softmax
 
 IMAGE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 2, 2, 1)
@@ -134,6 +152,76 @@ def test_what_has_no_word_carries_the_facts_of_its_call(url):
     with Client(url, protocol="tfs") as client, pytest.raises(UsageError) as wrong:
         client.status("m", timeout_s=-1)
     assert (wrong.value.url, wrong.value.model) == (url, "m")
+
+
+class Later:
+    """A transport to a server of a later release, which tells more of everything."""
+
+    def __init__(self, documents):
+        self.documents = documents
+
+    def send(self, step):
+        path = step.request.path.partition("?")[0]
+        document = self.documents[path.rpartition("/")[2]]
+        return Reply(200, json.dumps(document).encode(), {"x-convzoo-outcome": "cached"})
+
+    def close(self):
+        pass
+
+
+KEYED_BY_NAME = ("signature_def", "inputs", "outputs", "defaults", "arrays", "facts", "options")
+
+
+def _more(document, name=""):
+    if isinstance(document, list):
+        return [_more(each) for each in document]
+    if not isinstance(document, dict):
+        return document
+    told = {key: _more(each, key) for key, each in document.items()}
+    return told if name in KEYED_BY_NAME else told | {"told_later": [1]}
+
+
+def test_all_that_the_server_tells_is_there_and_what_a_later_one_adds_does_no_harm():
+    labels, shape = ("ant", "bee"), (2, 2, 1)
+    inputs = {"q": TensorSpec("q", "float32", (2,), "q:0")}
+    called = "tensorflow/serving/predict"
+    signature = WireSignature("product", inputs, inputs, called, {"q": np.float32([1, 2])})
+    layers = LayersReply(
+        "m", 3, labels, shape, "bgr", None,
+        (LayerRecord("conv1", "Conv2D", shape, ("image",), ("filters",)),),
+        (MethodRecord("filters", "Filters", "k2012", True, True, False, False, {}),),
+        WireFraming(28, 20, True),
+    )  # fmt: skip
+    status = ModelStatus("m", (VersionStatus(3, VersionState.END, "INTERNAL", "broken"),))
+    explained = ExplainReply("m", 3, "input", None, None, None, {}, {})
+    scores = ((LabelScore(1, "bee", 0.75),),)
+    written = {
+        "layers": encode_layers(layers),
+        "metadata": tfs_json.encode_metadata_reply(ModelMetadata("m", 3, {"product": signature})),
+        "m": tfs_json.encode_status_reply(status),
+        "classify": native_json.encode_reply(ClassifyImagesReply("m", 3, scores)),
+        "explain": encode_reply(explained),
+    }
+    later = Later({name: _more(json.loads(body)) for name, body in written.items()})
+    with Client("http://later", protocol="native", transport=later) as client:
+        found = client.layers("m")
+        assert (found.colour, found.framing) == ("bgr", Framing(field=28, box=20, is_by_mass=True))
+        assert found.methods[0].paper == "k2012"
+        (version,) = client.status("m").versions
+        assert (version.error_code, version.error) == ("INTERNAL", "broken")
+        later.documents["m"]["model_version_status"][0]["state"] = "ASLEEP"
+        assert client.status("m").versions[0].state == "START"
+        assert client.classify("m", PIXELS).outcome == "cached"
+        assert client.explain("m", PIXELS, method="input") == client.explain(
+            "m", PIXELS, method="input"
+        )
+        metadata = client.metadata("m")
+        assert metadata == client.metadata("m")
+    product = metadata.signatures["product"]
+    assert (product.method_name, product.inputs["q"].tensor_name) == (called, "q:0")
+    np.testing.assert_array_equal(product.defaults["q"], np.float32([1, 2]))
+    assert not product.defaults["q"].flags.writeable
+    assert "q: float32 (2,) = [1. 2.]" in str(metadata)
 
 
 def test_a_version_and_a_label_together_are_refused():
