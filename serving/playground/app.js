@@ -184,7 +184,7 @@ function openParts() {
   const isBlind = state.isReady && !state.info;
   for (const each of document.querySelectorAll("#explain :is(select, button, input)")) each.disabled = isBlind;
   byId("centre").disabled = isBlind;
-  for (const each of ["looks", "unit", "maps"]) byId(each).hidden = isBlind;
+  for (const each of ["unit", "maps"]) byId(each).hidden = isBlind;
   if (isBlind) {
     byId("trace-section").hidden = true;
     byId("overlay-text").textContent = state.words.noLayers;
@@ -312,6 +312,7 @@ async function lookInside() {
         state.seen = null;
         forgetSeen();
         forgetOverlay();
+        for (const each of ["overlay", "unit", "trace"]) say("", each);
         continue;
       }
       const blob = await picture();
@@ -326,6 +327,8 @@ async function lookInside() {
     tell(error, "look");
   } finally {
     state.isLooking = false;
+    // What was drawn while this one failed is looked at, too.
+    if (state.isStale && state.info) setTimeout(() => { if (!state.isLooking) lookInside(); }, 300);
   }
 }
 
@@ -344,6 +347,7 @@ async function see(target, blob) {
   ]);
   if (target !== state.first) return;
   state.seen = seen;
+  byId("looks").hidden = false;
   const [low, high] = drawInput(byId("seen"), seen.arrays.input, 160, isBgr());
   byId("seen-text").textContent = fill(state.words.range, {
     shape: seen.arrays.input.shape.join("×"), low: number(low, 2), high: number(high, 2),
@@ -670,8 +674,8 @@ function forgetOverlay() {
 }
 
 function forgetSeen() {
+  byId("looks").hidden = true;
   byId("seen-text").textContent = "";
-  clear(byId("seen"));
 }
 
 function clear(canvas) {

@@ -484,6 +484,23 @@ def test_a_complaint_leaves_the_field_where_it_is_and_goes_with_what_it_is_about
     expect(page.locator("#seen-text")).to_have_text("")
 
 
+def test_what_is_drawn_while_a_look_inside_fails_is_looked_at_afterwards(page, server):
+    page.forgiven = "429"
+    held = []
+    page.route(
+        "**/explain?method=input",
+        lambda route: route.continue_() if held else held.append(route),
+    )
+    open_page(page, server)
+    page.click("#pad")
+    wait_until_answered(page)
+    while not held:
+        page.wait_for_timeout(20)
+    draw(page, ZERO)
+    held[0].fulfill(status=429, json={"error": "Too many."})
+    wait_for_text(page, "#seen-text", "values")
+
+
 def test_an_image_that_can_be_seen_through_lies_on_black(page, server, tmp_path):
     from PIL import Image
 
@@ -518,6 +535,17 @@ def test_the_page_speaks_chinese_and_wears_dark(page, server):
     page.reload()
     page.wait_for_selector("html[data-ready]")
     assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_a_phone_shows_the_field_and_the_answer_on_one_screen(page, server):
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_page(page, server)
+    assert page.is_hidden("#looks")
+    draw(page, ZERO)
+    wait_for_label(page, "0")
+    assert page.evaluate("scrollY") == 0
+    best = page.locator("#answer-first .best").bounding_box()
+    assert best["y"] + best["height"] <= 844
 
 
 @pytest.mark.parametrize("width", [360, 1280])
