@@ -8,10 +8,26 @@ the beginning of each tenth of a second, and stands still for the rest.
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 # The file of the control group's quota in its first and second form, and how it says "none".
 _SECOND, _FIRST, _FIRST_PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"
+
+
+@dataclass(slots=True)
+class Share:
+    """What this process leaves to others on the same machine.
+
+    Attributes:
+        most_cores: Its engines keep no more busy; None for all that it may use. Set before anything
+            is loaded, by who runs several servers on one machine.
+    """
+
+    most_cores: int | None = None
+
+
+SHARE = Share()
 
 
 def cores(proc: Path = Path("/proc/self")) -> int:
@@ -20,12 +36,12 @@ def cores(proc: Path = Path("/proc/self")) -> int:
     Args:
         proc: What the kernel tells of this process.
     """
-    share = quota(proc)
-    return _allowed() if share is None else min(_allowed(), math.ceil(share))
+    shares = [each for each in (quota(proc), SHARE.most_cores) if each is not None]
+    return min([_allowed(), *map(math.ceil, shares)])
 
 
 def has_fewer(proc: Path = Path("/proc/self")) -> bool:
-    """Whether a quota holds that libraries which count cores by affinity do not see."""
+    """Whether a quota or a share holds, which libraries that count cores by affinity do not see."""
     return cores(proc) < _allowed()
 
 

@@ -46,10 +46,7 @@ class OpenVINOModel:
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[self._precision],
-        }
-        if has_fewer():
-            # Without a quota OpenVINO knows better: it leaves out hyperthreads.
-            self._settings["INFERENCE_NUM_THREADS"] = str(cores())
+        } | threads()
         try:
             network = self._network(core, version_path / record.file)
             # What it computes in other precisions is faster as it stands.
@@ -178,6 +175,12 @@ def _shortfall(core: Any, precision: str) -> str:
         core.get_property("CPU", "FULL_DEVICE_NAME"),
     )
     return f"Computes in fp32: {why}." if why else ""
+
+
+def threads() -> dict[str, str]:
+    """How many threads OpenVINO is told to take, where it would count too many cores."""
+    # Without a quota it knows better: it leaves out hyperthreads.
+    return {"INFERENCE_NUM_THREADS": str(cores())} if has_fewer() else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from serving.engines.openvino import threads
 from serving.errors import LoadError
 from zoo.errors import ExplainError
 from zoo.explain.keras_file import KerasFile
@@ -44,7 +45,9 @@ class OpenVINOProbe:
                     names[self.output] = "logits"
             model.add_outputs([each for each in names.values() if each != "logits"])
             self._compiled: Any = core.compile_model(
-                model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+                model,
+                "CPU",
+                {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"} | threads(),
             )
         except RuntimeError as error:
             raise LoadError(f"OpenVINO cannot look into {network.name}: {error}") from error

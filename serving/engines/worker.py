@@ -35,7 +35,7 @@ from serving.limits import LIMITS, NO_LIMITS
 from serving.messages import Array, ModelMetadata, PredictCall, PredictReply, Signature, Target
 from serving.wire import tfs_proto
 from zoo.artifact import Manifest, read_manifest
-from zoo.cores import for_tensorflow
+from zoo.cores import SHARE, for_tensorflow
 
 if TYPE_CHECKING:
     from serving.core.engine import LoadedModel
@@ -118,6 +118,7 @@ class WorkerModel:
                 [
                     *(sys.executable, "-m", __name__),
                     *(str(theirs.fileno()), str(self._path), self._engine),
+                    *([str(SHARE.most_cores)] if SHARE.most_cores is not None else []),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -303,4 +304,6 @@ def _as_failure(error: Exception) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 4:
+        SHARE.most_cores = int(sys.argv[4])
     main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

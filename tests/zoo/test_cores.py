@@ -88,6 +88,14 @@ def test_tensorflow_is_told_only_where_it_would_be_wrong(monkeypatch):
     assert told == ({} if ALLOWED == 1 else dict.fromkeys(told, "1"))
 
 
+def test_a_process_may_leave_cores_to_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.SHARE, "most_cores", 1)
+    assert cores(tmp_path / "nowhere") == 1
+    assert has_fewer(tmp_path / "nowhere") == (ALLOWED > 1)
+    monkeypatch.setattr(machine.SHARE, "most_cores", ALLOWED + 1)
+    assert cores(tmp_path / "nowhere") == ALLOWED
+
+
 def test_a_real_quota_is_seen():
     # The first form's tree can be written where this runs as root of a machine, seldom elsewhere.
     here = Path("/sys/fs/cgroup/cpu") / f"convzoo-test-{os.getpid()}"

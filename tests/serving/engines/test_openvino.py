@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from zoo.cores import SHARE, cores
+
 pytestmark = pytest.mark.openvino
 
 
@@ -62,3 +64,20 @@ def test_only_what_computes_in_fp32_is_parted(precision, is_parted, tmp_path):
     ]
     assert any("dense_relu" in names and "," in names for names in merged) is not is_parted
     model.close()
+
+
+@pytest.mark.skipif(cores() == 1, reason="one core is all there is")
+def test_a_network_keeps_within_the_share_of_its_process(tmp_path, monkeypatch):
+    from serving.engines.openvino import OpenVINOModel
+    from tests.serving.published import publish_tiny
+    from zoo.artifact import read_manifest
+
+    place = publish_tiny(tmp_path)
+    threads = []
+    for share in (None, 1):
+        monkeypatch.setattr(SHARE, "most_cores", share)
+        model = OpenVINOModel(place, read_manifest(place))
+        threads.append(model._compiled.get_property("INFERENCE_NUM_THREADS"))
+        model.close()
+    assert threads[0] != 1
+    assert threads[1] == 1
