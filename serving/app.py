@@ -31,6 +31,7 @@ from serving.observe import Observer
 from serving.protocols.grpc import build_grpc, build_grpc_streams, build_grpc_watches
 from serving.protocols.http import build_http
 from serving.tracing import OpenTelemetryTracer
+from serving.transport import HttpHandler
 from zoo.errors import ConvzooError
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 # Whether a client is still there is asked when it has been silent for so long.
 KEEP_ALIVE_AFTER_S = 300
 
-_FileState = tuple[int, int, int]
+FileState = tuple[int, int, int]
 
 
 def serve(settings: Settings) -> None:
@@ -58,7 +59,7 @@ def serve(settings: Settings) -> None:
     if spans and not spans.startswith(("http://", "https://")):
         raise ConfigError(f"--otlp-endpoint is {spans!r}; e.g. http://HOST:4318/v1/traces works.")
     # Before it is read: what changes while models load is a change.
-    config_state = _state_of(settings.config)
+    config_state = state_of(settings.config)
     source = source_of(settings)
     drift = drift_of(settings)
     with contextlib.ExitStack() as stack:
@@ -94,7 +95,9 @@ def source_of(settings: Settings) -> Source:
     if settings.base_path is None:
         raise ConfigError("There is nothing to serve: --base-path or --config says what.")
     require_base_path(settings.base_path)
-    return BasePath(settings.base_path, settings.model_name, options=settings.options)
+    return BasePath(
+        settings.base_path, settings.model_name, only=settings.only, options=settings.options
+    )
 
 
 def drift_of(settings: Settings) -> DriftSettings | None:
@@ -168,7 +171,7 @@ async def _serve(
     drift: DriftSettings | None,
     rest: socket.socket | None,
     grpc_sockets: Sequence[socket.socket],
-    config_state: _FileState | None,
+    config_state: FileState | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -177,64 +180,158 @@ async def _serve(
         if signal.getsignal(name) is not signal.SIG_IGN:
             loop.add_signal_handler(name, stop.set)
 
-    decoders = ThreadPoolExecutor(thread_name_prefix="decode")
-    metrics = Metrics()
-    drift_log = DriftLog(drift, metrics) if drift is not None else None
-
-    repository = _repository(settings, source, decoders, drift_log)
-    metrics.follow(repository.statuses, repository.queued)
-    service = Service(repository, default_timeout_s=settings.default_timeout_s, metrics=metrics)
-    administration = (
-        Administration(repository, settings.options) if settings.may_administer else None
-    )
-    tracer = OpenTelemetryTracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    observer = Observer(metrics, logged=settings.logged, tracer=tracer)
-    http = _http(settings, service, administration, observer, rest)
-    grpc = _grpc(settings, service, administration, observer, grpc_sockets)
+    core = Core(settings, source, drift)
+    http = _http(core, rest)
+    grpc = _grpc(core, grpc_sockets)
     _look_at_less_garbage()
     try:
-        await _load(repository, stop)
+        await _load(core, stop)
         if not stop.is_set():
-            service.open()
+            core.service.open()
             rest_port = rest.getsockname()[1] if rest else None
             grpc_port = grpc_sockets[0].getsockname()[1] if settings.grpc_port is not None else None
             await _listen(grpc, http)
             log.info("ready: REST on port %s, gRPC on port %s", rest_port, grpc_port)
             _write_ready_file(settings.ready_file, rest_port, grpc_port)
-            await _follow_until(stop, _follow(settings, repository, config_state))
+            await _follow_until(stop, core.follow(config_state))
     finally:
-        log.info("draining: %d requests are being answered", service.active)
-        service.drain()
         # Until the last answer is out, who comes gets a clear refusal and not a closed door.
-        await _until_idle(service, settings.drain_limit_s)
+        await core.drain()
         ending = [each.stop(settings.drain_limit_s) for each in (http, grpc) if each is not None]
         results = await asyncio.gather(*ending, return_exceptions=True)
-        await repository.close()
-        decoders.shutdown()
-        if drift_log is not None:
-            await asyncio.to_thread(drift_log.close)
-        if tracer is not None:
-            tracer.close()
+        await core.close()
         for each in results:
             if isinstance(each, Exception):
                 log.error("while stopping: %s", each, exc_info=each)
         log.info("stopped")
 
 
-async def _load(repository: Repository, stop: asyncio.Event) -> None:
+class Core:
+    """All that answers, behind whatever door: settings -> repository -> service -> protocols.
+
+    Made in the event loop in which it will answer.
+
+    Args:
+        settings: The server's.
+        source: Where the models come from; see `source_of`.
+        drift: The log of drift; see `drift_of`.
+
+    Attributes:
+        settings: As given.
+        repository: The models.
+        service: What the protocols ask; closed until its `open`.
+        administration: Changes what is served, where the settings let it.
+        observer: Told of every request.
+    """
+
+    def __init__(self, settings: Settings, source: Source, drift: DriftSettings | None) -> None:
+        self.settings = settings
+        self._decoders = ThreadPoolExecutor(thread_name_prefix="decode")
+        metrics = Metrics()
+        self._drift_log = DriftLog(drift, metrics) if drift is not None else None
+        self.repository = Repository(
+            source,
+            self._servable,
+            drain_limit_s=settings.drain_limit_s,
+            shelves=Shelves(settings.cache_dir),
+        )
+        metrics.follow(self.repository.statuses, self.repository.queued)
+        self.service = Service(
+            self.repository, default_timeout_s=settings.default_timeout_s, metrics=metrics
+        )
+        self.administration = (
+            Administration(self.repository, settings.options) if settings.may_administer else None
+        )
+        endpoint = settings.otlp_endpoint
+        self._tracer = OpenTelemetryTracer(endpoint) if endpoint else None
+        self.observer = Observer(metrics, logged=settings.logged, tracer=self._tracer)
+
+    def _servable(self, model: ModelSettings, version: int, path: Path) -> Servable:
+        options = model.options_of(version)
+        if options.drift_sample and self._drift_log is None:
+            log.warning("drift_sample of %s says nothing without a log of drift", model.name)
+        return Servable(
+            model.name,
+            version,
+            path,
+            options=options,
+            decoders=self._decoders,
+            drift_log=self._drift_log,
+        )
+
+    async def load(self) -> None:
+        """The first load."""
+        await self.repository.refresh()
+        if not self.repository.models():
+            log.warning("no model yet; waiting for one")
+        for why in self.repository.empty().values():
+            log.warning("%s", why)
+
+    def http(self) -> HttpHandler:
+        """What answers all of HTTP."""
+        return build_http(
+            self.service,
+            self.administration,
+            self.observer,
+            has_cors=self.settings.has_cors,
+            metrics_path=self.settings.metrics_path,
+        )
+
+    async def follow(self, config_state: FileState | None = None) -> None:
+        """Looks at base paths and at the configuration file, each in its interval, for ever.
+
+        Args:
+            config_state: Of the file, from before it was read.
+        """
+        settings, repository = self.settings, self.repository
+        watches = [_poll(repository, settings.poll_interval_s)] if settings.poll_interval_s else []
+        if settings.config is not None and settings.config_poll_interval_s is not None:
+            watches.append(
+                _poll_config(
+                    repository,
+                    settings.config,
+                    settings.options,
+                    settings.config_poll_interval_s,
+                    config_state,
+                )
+            )
+        watches.append(asyncio.Event().wait())  # type: ignore[arg-type]
+        await asyncio.gather(*watches)
+
+    async def drain(self) -> None:
+        """Refuses what comes from now on, and waits for what has begun, at most the drain limit."""
+        service, limit_s = self.service, self.settings.drain_limit_s
+        log.info("draining: %d requests are being answered", service.active)
+        service.drain()
+        try:
+            async with asyncio.timeout(limit_s):
+                while service.active:
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            log.warning(
+                "%d requests were not answered within %g s and are cut off", service.active, limit_s
+            )
+
+    async def close(self) -> None:
+        """Gives everything back."""
+        await self.repository.close()
+        self._decoders.shutdown()
+        if self._drift_log is not None:
+            await asyncio.to_thread(self._drift_log.close)
+        if self._tracer is not None:
+            self._tracer.close()
+
+
+async def _load(core: Core, stop: asyncio.Event) -> None:
     """The first load, of which a stop leaves out what has not begun."""
-    loading = asyncio.create_task(repository.refresh())
+    loading = asyncio.create_task(core.load())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if stop.is_set():
         log.info("asked to stop while models load")
-        repository.halt()
+        core.repository.halt()
     await loading
-    if not repository.models():
-        log.warning("no model yet; waiting for one")
-    for why in repository.empty().values():
-        log.warning("%s", why)
 
 
 async def _follow_until(stop: asyncio.Event, following: Coroutine[Any, Any, None]) -> None:
@@ -273,71 +370,23 @@ def _look_at_less_garbage() -> None:
     gc.set_threshold(100_000, 10, 10)
 
 
-def _repository(
-    settings: Settings,
-    source: Source,
-    decoders: ThreadPoolExecutor,
-    drift_log: DriftLog | None,
-) -> Repository:
-    def load(model: ModelSettings, version: int, path: Path) -> Servable:
-        options = model.options_of(version)
-        if options.drift_sample and drift_log is None:
-            log.warning("drift_sample of %s says nothing without a log of drift", model.name)
-        return Servable(
-            model.name, version, path, options=options, decoders=decoders, drift_log=drift_log
-        )
-
-    return Repository(
-        source, load, drain_limit_s=settings.drain_limit_s, shelves=Shelves(settings.cache_dir)
-    )
-
-
-async def _until_idle(service: Service, limit_s: float) -> None:
-    try:
-        async with asyncio.timeout(limit_s):
-            while service.active:
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        log.warning(
-            "%d requests were not answered within %g s and are cut off", service.active, limit_s
-        )
-
-
-def _http(
-    settings: Settings,
-    service: Service,
-    administration: Administration | None,
-    observer: Observer,
-    rest: socket.socket | None,
-) -> HttpListener | None:
+def _http(core: Core, rest: socket.socket | None) -> HttpListener | None:
     if rest is None:
         return None
-    handler = build_http(
-        service,
-        administration,
-        observer,
-        has_cors=settings.has_cors,
-        metrics_path=settings.metrics_path,
-    )
     return HttpListener(
-        handler,
+        core.http(),
         rest,
         max_body_bytes=LIMITS.request_bytes,
         max_connections=LIMITS.connections,
-        max_age_s=settings.max_connection_age_s,
+        max_age_s=core.settings.max_connection_age_s,
     )
 
 
-def _grpc(
-    settings: Settings,
-    service: Service,
-    administration: Administration | None,
-    observer: Observer,
-    sockets: Sequence[socket.socket],
-) -> GrpcListener | None:
+def _grpc(core: Core, sockets: Sequence[socket.socket]) -> GrpcListener | None:
     if not sockets:
         return None
-    tls = settings.grpc_tls
+    service, administration, observer = core.service, core.administration, core.observer
+    tls = core.settings.grpc_tls
     try:
         return GrpcListener(
             build_grpc(service, administration, observer),
@@ -350,29 +399,10 @@ def _grpc(
             max_connections=LIMITS.connections,
             credentials=(tls.key, tls.certificate, tls.client_authority) if tls else None,
             requires_client=tls is not None and tls.requires_client,
-            max_age_s=settings.max_connection_age_s,
+            max_age_s=core.settings.max_connection_age_s,
         )
     except CredentialsError as error:
         raise ConfigError(f"gRPC cannot use TLS: {error}") from error
-
-
-async def _follow(
-    settings: Settings, repository: Repository, config_state: _FileState | None
-) -> None:
-    """Looks at base paths and at the configuration file, each in its interval."""
-    watches = [_poll(repository, settings.poll_interval_s)] if settings.poll_interval_s else []
-    if settings.config is not None and settings.config_poll_interval_s is not None:
-        watches.append(
-            _poll_config(
-                repository,
-                settings.config,
-                settings.options,
-                settings.config_poll_interval_s,
-                config_state,
-            )
-        )
-    watches.append(asyncio.Event().wait())  # type: ignore[arg-type]
-    await asyncio.gather(*watches)
 
 
 async def _poll(repository: Repository, interval_s: float) -> None:
@@ -385,7 +415,7 @@ async def _poll(repository: Repository, interval_s: float) -> None:
             log.exception("looking at the base path failed")
 
 
-def _state_of(path: Path | None) -> _FileState | None:
+def state_of(path: Path | None) -> FileState | None:
     """Changes when a file does; None when there is none."""
     if path is None:
         return None
@@ -401,11 +431,11 @@ async def _poll_config(
     path: Path,
     options: VersionOptions,
     interval_s: float,
-    known: _FileState | None,
+    known: FileState | None,
 ) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        found = _state_of(path)
+        found = state_of(path)
         if found in (None, known):
             continue
         known = found

@@ -43,6 +43,7 @@ class Settings(BaseModel):
         cache_dir: Where versions of URLs are kept from one start to the next; a temporary folder
             when None.
         model_name: The model's name, when `base_path` is one model's folder.
+        only: Of the models of `base_path`, those that serve; all when empty.
         config: A file that names models, instead of a base path.
         models: The models, when neither is there.
         config_poll_interval_s: How often the file is looked at; None for never.
@@ -72,6 +73,7 @@ class Settings(BaseModel):
     base_path: Place | None = None
     cache_dir: Path | None = None
     model_name: str | None = None
+    only: tuple[str, ...] = ()
     config: Path | None = None
     models: tuple[ModelSettings, ...] = ()
     config_poll_interval_s: float | None = Field(default=1.0, gt=0)

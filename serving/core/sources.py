@@ -1,7 +1,7 @@
 """Where the models come from: a folder that is looked at, or a configuration."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,7 @@ class BasePath:
     Args:
         path: The folder, or its URL.
         model_name: The model's name, when the folder is one model's.
+        only: Of the models there, those that serve; all when empty.
         policy: Which versions of each model serve.
         options: How they are run.
     """
@@ -46,22 +47,25 @@ class BasePath:
         path: Path | Url,
         model_name: str | None = None,
         *,
+        only: Collection[str] = (),
         policy: VersionPolicy = DEFAULT_POLICY,
         options: VersionOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._path = path
         self._model_name = model_name
+        self._only = only
         self._policy = policy
         self._options = options
 
     def models(self) -> Mapping[str, ModelSettings]:
-        """Every folder that holds a version."""
+        """Every folder that holds a version, or those that were picked."""
         places = (
             self._remote(self._path) if isinstance(self._path, Url) else self._local(self._path)
         )
         return {
             name: ModelSettings(name, str(place), self._policy, options=self._options)
             for name, place in places.items()
+            if not self._only or name in self._only
         }
 
     def _local(self, path: Path) -> Mapping[str, Path]:
