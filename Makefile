@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASETS ?= ../shared/datasets
 
-.PHONY: env demo test check lint fast witness foreign registries lock proto clean
+.PHONY: env demo test check lint fast witness foreign registries ray lock proto clean
 
 env: $(VENV)/.complete
 
@@ -65,11 +65,14 @@ build/triton/.complete: tests/witnesses/triton.lock
 	build/triton/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
-# An S3 server with its driver, and MLflow: a gigabyte that nothing else needs. What is not there is
+# An S3 server with its driver, MLflow, and Ray: gigabytes that nothing else needs. What is not there is
 # taken from the first environment.
 registries: env build/s3/.complete build/mlflow/.complete  ## Base paths by URL, and MLflow.
 	build/s3/bin/python -m pytest -q tests/zoo/test_object_store.py tests/e2e/test_object_store.py
 	build/mlflow/bin/python -m pytest -q tests/e2e/test_mlflow.py
+
+ray: env build/ray/.complete  ## The deployment, on a real Ray Serve.
+	build/ray/bin/python -m pytest -q tests/e2e/test_ray.py
 
 PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 

@@ -55,14 +55,14 @@ def read_config(path: Path, options: VersionOptions = DEFAULT_OPTIONS) -> Server
         raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from error
     if path.suffix == ".toml":
         try:
-            return _read_tables(tomllib.loads(text), path, options)
+            return read_tables(tomllib.loads(text), path, options)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is no TOML: {error}") from error
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
         try:
-            return _read_tables(yaml.safe_load(text) or {}, path, options)
+            return read_tables(yaml.safe_load(text) or {}, path, options)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is no YAML: {error}") from error
     config = read_text_proto("ModelServerConfig", text, path)
@@ -138,7 +138,19 @@ class _File(_Table):
     drift: DriftSettings | None = None
 
 
-def _read_tables(document: Any, path: Path, options: VersionOptions) -> ServerConfig:
+def read_tables(
+    document: Any, path: Path, options: VersionOptions = DEFAULT_OPTIONS
+) -> ServerConfig:
+    """Reads what a TOML or YAML file holds.
+
+    Args:
+        document: Its tables.
+        path: Where they are from: errors name it, and relative base paths start beside it.
+        options: How models are run, each of them where the tables do not say.
+
+    Raises:
+        ConfigError: what is wrong with them and where.
+    """
     try:
         file = _File.model_validate(document)
     except ValidationError as error:

@@ -21,6 +21,7 @@ PARTS = {
     "quantise": ("nncf",),
     "remote": ("fsspec", "s3fs"),
     "mlflow": ("mlflow-skinny",),
+    "ray": ("ray",),
 }
 
 # Processor features that decide which precision pays, as Linux names them.

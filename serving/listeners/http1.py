@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MOST_HEAD_BYTES = 64 << 10
 HEAD_TOO_LARGE = (431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
+TOO_SLOW = (408, "The request did not come to its end in time.")
+DEFECT = (500, "Internal error.")
 NO_GRPC = "This port speaks HTTP/1.1; gRPC has a port of its own."
 # Requests of one connection that were sent ahead of their turn.
 MOST_AHEAD = 8
@@ -387,7 +389,7 @@ class _Connection(asyncio.Protocol):
                 response = await self._listener.handler(request)
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
-                response = HttpResponse(500, _JSON, encode_error("Internal error."))
+                response = refusal(*DEFECT)
         is_last = (self._listener.is_stopping or self.is_old) and not self._ahead
         stays = stays and not (self._is_one_too_many or self._is_refused or is_last)
         self._write(response, stays=stays, has_body=request.method != "HEAD")
@@ -416,9 +418,7 @@ class _Connection(asyncio.Protocol):
         lines = len(response.headers)
         if fields.count("\n") != lines or fields.count("\r") != lines:
             # No value may begin another header.
-            fields = "".join(
-                [f"{name}: {_one_line(value)}\r\n" for name, value in response.headers]
-            )
+            fields = "".join([f"{name}: {one_line(value)}\r\n" for name, value in response.headers])
         begin = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
         end = _STAYS[self._is_to_say_stays] if stays else "connection: close\r\n"
         date = self._listener.date
@@ -433,15 +433,14 @@ class _Connection(asyncio.Protocol):
             self._transport.write(body)
 
     def _too_large(self) -> "_RefusedError":
-        most = self._listener.max_body_bytes
-        return _RefusedError(413, f"The body is larger than {most} bytes.")
+        return _RefusedError(*too_large(self._listener.max_body_bytes))
 
     def _refuse(self, status: int, text: str) -> None:
         """Answers and ends; what the client still sends is not read, but it may hear the answer."""
         self._is_refused = True
         self._ahead.clear()
         if self._task is None:
-            self._write(HttpResponse(status, _JSON, encode_error(text)), stays=False)
+            self._write(refusal(status, text), stays=False)
             self.give_up_at = time.monotonic() + LINGER_S
             if self._transport.can_write_eof():
                 self._transport.write_eof()
@@ -456,8 +455,7 @@ class _Connection(asyncio.Protocol):
             self.give_up_at = time.monotonic() + PART_WITHIN_S
             return
         if (self._is_in_head or self._is_in_body) and not self._is_refused:
-            text = "The request did not come to its end in time."
-            self._write(HttpResponse(408, _JSON, encode_error(text)), stays=False)
+            self._write(refusal(*TOO_SLOW), stays=False)
         self._transport.close()
 
     def close_when_idle(self) -> None:
@@ -494,6 +492,16 @@ def _date() -> str:
     return f"date: {formatdate(usegmt=True)}\r\n"
 
 
-def _one_line(value: str) -> str:
+def too_large(most: int) -> tuple[int, str]:
+    """Refuses a body of more bytes than these."""
+    return 413, f"The body is larger than {most} bytes."
+
+
+def refusal(status: int, text: str) -> HttpResponse:
+    """A listener's own answer."""
+    return HttpResponse(status, _JSON, encode_error(text))
+
+
+def one_line(value: str) -> str:
     """A header's value, which must not begin another header."""
     return value.replace("\r", "").replace("\n", "")
