@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from serving.errors import InvalidRequestError, LimitExceededError
+from serving.errors import InvalidRequestError
 from serving.messages import (
     Array,
     ModelMetadata,
@@ -46,7 +46,7 @@ from serving.wire.oip import (
     whole_number,
 )
 from serving.wire.oip_json import STATES, version_number
-from serving.wire.pool import message, new_message, parse_message
+from serving.wire.pool import END_GROUP, START_GROUP, fields_of, message, new_message, parse_message
 from serving.wire.tensors import check_dimensions, varint
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -437,10 +437,6 @@ def _seen(body: bytes, reply: PredictReply) -> _Seen | None:
 # protobuf copies contents twice, which for a small message costs less than to go around it.
 WORTH_TAKING_APART = 64 << 10
 
-# Fields of such a message: a tensor has two, and a message of small ones would keep the server from
-# all its other work for minutes.
-MOST_FIELDS = 4096
-
 # Tags of the fields raw_input_contents (7) and raw_output_contents (6), length-delimited (2).
 _RAW_INPUTS, _RAW_OUTPUTS = 7 << 3 | 2, 6 << 3 | 2
 
@@ -467,42 +463,12 @@ def _without_raw(name: str, body: bytes, raw_tag: int) -> tuple[bytes, list[memo
         InvalidRequestError: a field that goes beyond the message, or is of no message at all.
         LimitExceededError: more fields than any number of tensors explains.
     """
-    whole, raw, kept, place = memoryview(body), [], [], 0
-    while place < len(body):
-        begin = place
-        tag, place = _read_varint(name, body, place)
-        match tag & 7:
-            case 2:
-                length, place = _read_varint(name, body, place)
-                end = place + length
-            case 0:
-                end = _read_varint(name, body, place)[1]
-            case 1 | 5 as width:
-                end = place + (8 if width == 1 else 4)
-            case _:
-                raise InvalidRequestError(f"These {len(body)} bytes are no {name}.")
-        if end > len(body):
-            raise InvalidRequestError(
-                f"These {len(body)} bytes are no {name}: the message ends too early."
-            )
+    whole, raw, kept = memoryview(body), [], []
+    for tag, begin, place, end in fields_of(name, body):
+        if tag & 7 in (START_GROUP, END_GROUP):
+            raise InvalidRequestError(f"These {len(body)} bytes are no {name}.")
         if tag == raw_tag:
             raw.append(whole[place:end])
         else:
             kept.append(whole[begin:end])
-        if len(kept) + len(raw) > MOST_FIELDS:
-            raise LimitExceededError(f"The {name} has more than {MOST_FIELDS:,} fields.")
-        place = end
     return b"".join(kept), raw
-
-
-def _read_varint(name: str, body: bytes, place: int) -> tuple[int, int]:
-    """A number, and where the next byte stands."""
-    number = shift = 0
-    while place < len(body) and shift < 64:
-        byte = body[place]
-        place += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, place
-        shift += 7
-    raise InvalidRequestError(f"These {len(body)} bytes are no {name}: a number has no end.")

@@ -4,6 +4,7 @@ Requests carry tensors as content, as TensorFlow's own clients send them; replie
 fields, as TensorFlow Serving answers.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from serving.messages import (
     VersionStatus,
 )
 from serving.wire.codes import CODE_NAMES, CODE_NUMBERS
-from serving.wire.pool import message, parse_message
+from serving.wire.pool import fields_of, message, parse_message
 from serving.wire.tensors import DTYPE_NAMES, DTYPE_NUMBERS, decode_tensor, encode_tensor
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -38,6 +39,9 @@ GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 # Images in, labels out, spoken through Predict: a signature that every version with labels has.
 CLASSIFY_IMAGES = "classify_images"
+
+# Below, a message of small fields is read before it is noticed.
+WORTH_COUNTING = 64 << 10
 
 _STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 _STATE_NAMES = {number: name for name, number in _STATES.items()}
@@ -99,6 +103,9 @@ def encode_spec(reply: PredictReply, spec: Any) -> None:
 
 def decode_predict_request(body: bytes, limits: Limits = LIMITS) -> PredictCall:
     """Server: a PredictRequest, whose tensors are held against the limits."""
+    if len(body) > WORTH_COUNTING:
+        # Millions of inputs and filters of two bytes each would take gigabytes.
+        deque(fields_of("PredictRequest", body), maxlen=0)
     request = parse("PredictRequest", body)
     return PredictCall(
         target=decode_target(request),
