@@ -24,6 +24,8 @@ MOST_HEAD_BYTES = 64 << 10
 HEAD_TOO_LARGE = (431, f"The head is larger than {MOST_HEAD_BYTES} bytes.")
 TOO_SLOW = (408, "The request did not come to its end in time.")
 DEFECT = (500, "Internal error.")
+# Two of them, and who stands in front may have looked at the other one (RFC 9112, 3.2).
+NOT_ONE_HOST = "A request of HTTP/1.1 has one Host field."
 NO_GRPC = "This port speaks HTTP/1.1; gRPC has a port of its own."
 # Requests of one connection that were sent ahead of their turn.
 MOST_AHEAD = 8
@@ -279,6 +281,8 @@ class _Connection(asyncio.Protocol):
         # The parser leaves the white space behind a value (RFC 9112, 5.1).
         key, text = name.decode("latin-1").lower(), value.rstrip(b" \t").decode("latin-1")
         before = self._headers.get(key)
+        if before is not None and key == "host":
+            raise _RefusedError(400, NOT_ONE_HOST)
         self._headers[key] = text if before is None else f"{before}, {text}"
 
     def _count_head(self, size: int) -> None:
@@ -290,6 +294,11 @@ class _Connection(asyncio.Protocol):
         """The head is whole."""
         self._is_in_head = False
         self._is_in_body = True
+        version = self._parser.get_http_version()
+        if version < "1.0":
+            raise _RefusedError(400, f"The request is no HTTP/1.1: version {version}.")
+        if version == "1.1" and "host" not in self._headers:
+            raise _RefusedError(400, NOT_ONE_HOST)
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._listener.max_body_bytes:
             raise self._too_large()
@@ -300,7 +309,7 @@ class _Connection(asyncio.Protocol):
         if (
             self._headers.get("expect", "").lower() == "100-continue"
             and not self._parser.should_upgrade()
-            and self._parser.get_http_version() != "1.0"
+            and version != "1.0"
         ):
             self._is_to_say_go_on = True
             if self._task is None:

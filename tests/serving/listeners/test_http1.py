@@ -276,18 +276,21 @@ REFUSED = {
         "'gzip, chunked'",
     ),
     "another version": (b"GET / HTTP/9.9\r\n\r\n", 400, "no HTTP/1.1"),
+    "a version without heads": (b"GET /a\r\n\r\n", 400, "no HTTP/1.1"),
     "two lengths": (post(b"abc", "Content-Length: 4"), 400, "no HTTP/1.1"),
     "a length and chunks": (post(b"0\r\n\r\n", CHUNKED), 400, "no HTTP/1.1"),
     "a negative length": (
-        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         400,
         "no HTTP/1.1",
     ),
     "a chunk that is no number": (
-        f"POST / HTTP/1.1\r\n{CHUNKED}\r\n\r\nxyz\r\n".encode(),
+        f"POST / HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n\r\nxyz\r\n".encode(),
         400,
         "no HTTP/1.1",
     ),
+    "no host": (b"GET / HTTP/1.1\r\na: b\r\n\r\n", 400, "one Host field"),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n", 400, "one Host field"),
     "a folded field": (b"GET / HTTP/1.1\r\na: b\r\n c: d\r\n\r\n", 400, "no HTTP/1.1"),
     "a space before the colon": (b"GET / HTTP/1.1\r\na : b\r\n\r\n", 400, "no HTTP/1.1"),
 }
@@ -398,7 +401,7 @@ async def test_connections_beyond_the_limit_are_told(connect):
     ("sent", "status"),
     [
         (b"GET / HTTP/1.1\r\nHos", 408),
-        (b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", 408),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", 408),
         (b"", None),
         (get("/"), 200),
     ],
@@ -564,9 +567,9 @@ MESSAGES = (
     (REPEATED + b"abc" + REPEATED + b"def", [b"abc", b"def"]),
     (get("/a"), [b""]),
     (b"\r\n" + get("/a"), [b""]),
-    (f"POST /a HTTP/1.1\r\n{CHUNKED}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode(), [b"abc"]),
-    (REPEATED.replace(b"Host: h", b"Connection: keep-alive") + b"abc", [b"abc"]),
-    (REPEATED.replace(b"Host: h", b"Expect: 100-continue") + b"abc", [b"abc"]),
+    (f"POST /a HTTP/1.1\r\nHost: h\r\n{CHUNKED}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode(), [b"abc"]),
+    (REPEATED.replace(b"Host: h", b"Host: h\r\nConnection: keep-alive") + b"abc", [b"abc"]),
+    (REPEATED.replace(b"Host: h", b"Host: h\r\nExpect: 100-continue") + b"abc", [b"abc"]),
 )
 
 
