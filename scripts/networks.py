@@ -45,6 +45,24 @@ OTHERS = {
 }
 
 
+SERVE = """\
+### Serve public weights
+
+```sh
+convzoo publish vgg16 --weights keras --labels imagenet_class_index.json --base-path models
+convzoo serve --base-path models
+convzoo predict vgg16 photo.jpg
+```
+
+`--weights` takes a publisher of the table below (`keras`, `torchvision`, `timm`, `caffe`; downloaded once, and verified) or a file at hand: `.h5` and `.weights.h5` of keras.applications, `.safetensors`, `.pth`, `.caffemodel`. Where a publisher has another form of a network, that form is built: `resnet50 --weights keras` is `resnet50_keras`, `alexnet --weights torchvision` is `alexnet_owt`. The version has all that a run's has: images in and labels out, SavedModel and OpenVINO form, golden records, warm-up, hashes, a model card; it goes through `convzoo gate --data`, `promote`, `evaluate` and `explain` like any other.
+
+- *Preprocessing* is the publisher's, with the crop that its figures were measured on: the shorter side becomes 256 pixels (Caffe squeezes the whole image to 256x256), and the input is cut out of the middle. Keras's examples squeeze the image to 224x224 instead (`load_img(..., target_size=(224, 224))`), so their answers differ a little. Photos are turned as their EXIF orientation says. Caffe's mean image is a file of its own: for AlexNet and CaffeNet its mean pixel stands in.
+- *Labels* come from `--labels`: a text file with one a line, or JSON, also as `imagenet_class_index.json` (of two classes "crane" each gets its id). Without it classes are called `class 0`, `class 1`, ... A file with another number of classes than ImageNet's 1,000 is taken, too: its last layer says how many.
+- *Images* (`--images`, anything that `convzoo evaluate` takes, or a folder of images without classes) give golden records, the baseline of drift, and what fewer bits need: `--precision int8` is refused without. Where they lie in folders that are called as the labels are, accuracy decides; else how often the answer stays fp32's. Up to 2,300 of them are drawn. Without images the golden records are of drawn ones, which show that engines agree, and bf16 and fp16 are published without knowing what they cost.
+- *Origin*: the manifest and the card have the weights' name, URL, licence and SHA-256; a file that is a published one to the bit is known by its hash. Nothing is measured: the card says so, and states the publisher's figure beside its source.
+"""
+
+
 def page() -> str:
     """The whole page."""
     lines = [
@@ -92,12 +110,14 @@ def page() -> str:
         "",
         'model = zoo.create("vgg16")  # gives logits, where theirs gives probabilities',
         'zoo.weights.load(model, zoo.weights.fetch("vgg16/keras"))',
-        'model.export("models/vgg16/1")  # served as it is, on TensorFlow',
         "```",
         "",
-        "Images go in as the table says under *what the network must be given*; `convzoo train images --init-from FILE model.name=vgg16` starts from such a file, on classes of your own, when its `preprocessing` gives the same; what is published then takes images as they are.",
+        "Images go in as the table says under *what the network must be given*; [`convzoo publish`](#serve-public-weights) does that by itself. `convzoo train images --init-from FILE model.name=vgg16` starts from such a file, on classes of your own, when its `preprocessing` gives the same; what is published then takes images as they are.",
         "",
         "`zoo.weights.fetch(name)` downloads when asked, verifies and keeps; `zoo.weights.load(model, path)` reads. A file is refused when its arrays fit but its network does not: more arrays than the network takes, another form of ResNet, or, in a caffemodel, a normalisation that stands elsewhere (AlexNet's weights in CaffeNet) or computes something else.",
+        "",
+        SERVE,
+        "### All of them",
         "",
         "| name | top-1 error | what the network must be given | options of `zoo.create` | licence |",
         "|---|---|---|---|---|",

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from training.data.check import DataReport
     from training.loop import Progress
     from training.recipe import Recipe
-    from training.run import Evaluation
+    from training.run import Evaluation, Run
 
 
 class WithOverrides(click.Command):
@@ -306,14 +306,29 @@ def _tell_data(report: "DataReport") -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN|NETWORK")
+@click.option(
+    "--weights",
+    metavar="PUBLISHER|FILE",
+    help="Publish NETWORK with these: keras, torchvision, timm or caffe, or a file.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --weights: the class names, one a line, or JSON as imagenet_class_index.json.",
+)
+@click.option(
+    "--images",
+    metavar="SOURCE",
+    help="With --weights: images for golden records, drift's baseline and fewer bits.",
+)
 @click.option(
     "--base-path",
     type=PathOrUrl(path_type=Path, file_okay=False),
     required=True,
     help="The folder or URL (s3://, gs://, az://) the server watches; made when missing.",
 )
-@click.option("--model", "name", help="The model's name; the recipe's when not given.")
+@click.option("--model", "name", help="The model's name; the recipe's or NETWORK when not given.")
 @click.option("--version", type=click.IntRange(min=1), help="The next free number when not given.")
 @click.option(
     "--precision",
@@ -331,7 +346,10 @@ def _tell_data(report: "DataReport") -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON document.")
 def publish(
-    run: Path,
+    run: str,
+    weights: str | None,
+    labels: Path | None,
+    images: str | None,
     base_path: Path | Url,
     name: str | None,
     version: int | None,
@@ -339,7 +357,9 @@ def publish(
     most_drop: float,
     as_json: bool,
 ) -> None:
-    """Writes RUN as BASE_PATH/MODEL/VERSION: a SavedModel with all a server needs.
+    """Writes RUN, or NETWORK with others' weights, as BASE_PATH/MODEL/VERSION.
+
+    A version is a SavedModel with all that a server needs.
 
     Exit codes: 0 published, 2 usage, 3 data or files, 4 fewer bits cost too much, 6 another process
     in the way (run it again), 7 an engine does not give Keras's answers.
@@ -347,30 +367,45 @@ def publish(
     \b
     convzoo publish runs/digits --base-path models
     convzoo publish runs/images --base-path s3://bucket/models --precision int8
+    convzoo publish vgg16 --weights keras --labels imagenet_class_index.json --base-path models
+    convzoo publish alexnet --weights my.safetensors --images photos --base-path models
     """
     from training.run import Run
 
-    found = Run(run)
-    found.require_complete()
+    def talk(line: str) -> None:
+        click.echo(line, err=True)
+
+    found = Run(Path(run))
+    if weights is None:
+        _require_run(found, labels, images)
     if precision in NEEDS:
         # Before ten seconds of TensorFlow.
         from training.openvino import require
 
         require(precision)
+    material = None
+    if weights is not None:
+        from training.public import prepare
+
+        material = prepare(
+            run,
+            weights,
+            labels=labels,
+            images=images,
+            precision=precision,
+            most_drop=most_drop,
+            talk=talk,
+        )
     from zoo.quiet import import_tensorflow
 
     import_tensorflow()
-    from training.publish import publish as publish_run
+    from training import publish as publishing
 
-    manifest, place = publish_run(
-        found,
-        base_path,
-        name=name,
-        version=version,
-        precision=precision,
-        most_drop=most_drop,
-        talk=lambda line: click.echo(line, err=True),
-    )
+    where: Any = {"name": name, "version": version, "precision": precision, "most_drop": most_drop}
+    if material is None:
+        manifest, place = publishing.publish(found, base_path, **where, talk=talk)
+    else:
+        manifest, place = publishing.publish_material(material, base_path, **where, talk=talk)
     if as_json:
         engines = {
             engine: {"file": record.file, "measured": record.measured}
@@ -388,6 +423,22 @@ def publish(
         )
     else:
         click.echo(str(place))
+
+
+def _require_run(run: "Run", labels: Path | None, images: str | None) -> None:
+    """Raises `UsageError` when there is no run to publish; says how a network would be."""
+    from zoo.catalog import CATALOG
+    from zoo.errors import UsageError
+
+    if not run.path.is_dir() and str(run.path) in CATALOG:
+        raise UsageError(
+            f"There is no run at {run.path}. The network of that name is published with weights: "
+            f"`convzoo publish {run.path} --weights keras`, or torchvision, timm, caffe, or a file."
+        )
+    run.require_complete()
+    for option, given in (("--labels", labels), ("--images", images)):
+        if given is not None:
+            raise UsageError(f"{option} goes with --weights: a run has its own.")
 
 
 def _tell(

@@ -572,9 +572,13 @@ def read_version(version: Path) -> tuple[Manifest, Baseline, str]:
     manifest = read_manifest(version)
     found = read_baseline(version)
     if found is None:
+        why = (
+            "its run was made before there was one. Train and publish it again."
+            if manifest.origin is None
+            else "it was published without images. `convzoo publish --images FOLDER` gives one."
+        )
         raise DataError(
-            f"Version {manifest.version} of {manifest.model!r} has no baseline of drift: its run was "
-            "made before there was one. Train and publish it again."
+            f"Version {manifest.version} of {manifest.model!r} has no baseline of drift: {why}"
         )
     return manifest, *found
 

@@ -37,7 +37,7 @@ from training.statistics import (
 )
 from training.verify import DefaultEngine, differences
 from zoo.artifact import MANIFEST, Manifest, file_sha256, read_golden, read_manifest
-from zoo.errors import ArtifactError, DataError, ParityError
+from zoo.errors import ArtifactError, DataError, ParityError, UsageError
 from zoo.frozen import Frozen
 from zoo.preprocess import Floats
 from zoo.versions import check_version
@@ -525,16 +525,19 @@ def find_source(manifest: Manifest, given: str | None, data_dir: Path | None) ->
     """The data that a version is judged on: what was given, else what its recipe names.
 
     Raises:
-        UsageError: the recipe's source needs a folder, and none was given.
+        UsageError: the recipe's source needs a folder, or there is no recipe, and nothing was given.
     """
     if given is not None:
         return sources.find(given)
+    if "data" not in manifest.recipe:
+        raise UsageError(
+            f"Version {manifest.version} of {manifest.model!r} was not trained here, so no recipe "
+            "says what it is measured on; --data SOURCE does."
+        )
     plain: dict[str, Any] = dict(manifest.recipe["data"])
     if data_dir is not None:
         plain["data_dir"] = str(data_dir)
     elif plain["source"] not in sources.WITHOUT_PATH:
-        from zoo.errors import UsageError
-
         raise UsageError(
             f"The recipe's data is {plain['source']!r} from a folder that is not recorded; "
             "name it with --data-dir, or other data with --data."

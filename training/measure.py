@@ -105,6 +105,7 @@ def with_labels(dataset: AnyDataset, labels: tuple[str, ...], source: str) -> An
         raise DataError(
             f"{source!r} has the classes {', '.join(dataset.labels[:10])}; the network knows "
             f"{', '.join(labels[:10])}, but not {', '.join(strange[:5])}."
+            + (" It was published without --labels." if labels[0] == "class 0" else "")
         )
     new_ids = np.array([labels.index(label) for label in dataset.labels])
     parts = {

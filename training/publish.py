@@ -1,10 +1,9 @@
-"""From a run to a published version: SavedModel, OpenVINO form, golden records, warm-up, manifest.
+"""From a run or others' weights to a published version.
 
-What is written is described in `docs/design.md` and read by `zoo.artifact`.
+SavedModel, OpenVINO form, golden records, warm-up, manifest. What is written is described in `docs/design.md` and read by `zoo.artifact`.
 """
 
 import contextlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from training import baseline, card, openvino
-from training.predictor import load_keras
+from training.material import Material, of_run
 from training.run import Run
 from training.train import library_versions
 from training.verify import DefaultEngine, difference
@@ -30,7 +29,6 @@ from zoo.artifact import (
     PREPROCESSING_ARRAYS,
     REPORT,
     WARMUP,
-    Architecture,
     Array,
     Draft,
     EngineRecord,
@@ -45,7 +43,13 @@ from zoo.artifact import (
     write_golden,
 )
 from zoo.checkout import checkout
-from zoo.errors import ArtifactError, DataError, ParityError, VersionExistsError
+from zoo.errors import (
+    ArtifactError,
+    DataError,
+    GateFailedError,
+    ParityError,
+    VersionExistsError,
+)
 from zoo.precision import Precision
 from zoo.preprocess import Floats
 from zoo.url import Url
@@ -104,8 +108,30 @@ def publish(
     openvino.require(precision)
     if precision != "fp32":
         _require_validation(run, precision)
-    recipe = run.recipe()
-    model_name = name or recipe.publish_as or recipe.model.name
+    return publish_material(
+        of_run(run),
+        base_path,
+        name=name,
+        version=version,
+        precision=precision,
+        most_drop=most_drop,
+        talk=talk,
+    )
+
+
+def publish_material(
+    material: Material,
+    base_path: Path | Url,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    precision: Precision = "fp32",
+    most_drop: float = 0.005,
+    talk: Callable[[str], None] = lambda _: None,
+) -> tuple[Manifest, Path | Url]:
+    """The same of a run or of other weights; see `publish`."""
+    openvino.require(precision)
+    model_name = name or material.name
     with checkout(base_path, model_name) as opened:
         if version is not None and version in list_versions(opened.path):
             raise VersionExistsError(
@@ -113,11 +139,11 @@ def publish(
                 "a published version is never overwritten."
             )
         with draft_version(opened.base_path, model_name, version) as draft:
-            manifest = _fill(draft, run, model_name, talk)
+            manifest = _fill(draft, material, model_name, talk)
             if precision != "fp32":
-                manifest = _in_fewer_bits(draft, run, manifest, precision, most_drop, talk)
-            _add_baseline(draft, run, manifest, talk)
-            (draft.path / MODEL_CARD).write_text(card.render(manifest, run.record().data), "utf-8")
+                manifest = _in_fewer_bits(draft, material, manifest, precision, most_drop, talk)
+            _add_baseline(draft, material, manifest, talk)
+            (draft.path / MODEL_CARD).write_text(card.render(manifest, material.data), "utf-8")
             path = draft.commit(manifest, partial(_verify_in_fresh_process, talk=talk))
         place = opened.publish(path, is_fixed=version is not None)
         return read_manifest(opened.path / place.name), place
@@ -131,25 +157,25 @@ def _require_validation(run: Run, precision: Precision) -> None:
         )
 
 
-def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) -> Manifest:
-    recipe, record, evaluation = run.recipe(), run.record(), run.evaluation()
-    preprocessing, arrays = run.preprocessing()
-    model = load_keras(run.model)
+def _fill(
+    draft: Draft, material: Material, model_name: str, talk: Callable[[str], None]
+) -> Manifest:
+    model, preprocessing = material.model, material.preprocessing
 
     talk("SavedModel for TensorFlow Serving")
     export(model, draft.path, SIGNATURES)
-    _write_labels(draft.path, record.labels)
+    _write_labels(draft.path, material.labels)
 
     talk("Golden records")
-    held_out = run.holdout()
-    some = held_out.take(np.arange(min(GOLDEN_IMAGES, len(held_out))))
-    image = preprocessing.to_input(some.pixels_nhwc, arrays)
+    kept = material.golden()
+    some = kept.take(np.arange(min(GOLDEN_IMAGES, len(kept))))
+    image = preprocessing.to_input(some.pixels_nhwc, material.arrays)
     golden = outputs_of(model, image)
     finite = int(np.isfinite(golden["logits"]).all(-1).sum())
     if finite < len(some):
         raise ParityError(
-            f"The network answers {len(some) - finite} of {len(some)} held-out images with NaN or "
-            "infinity: it diverged in training. Nothing was published."
+            f"The network answers {len(some) - finite} of {len(some)} images with NaN or "
+            f"infinity: {material.cause}. Nothing was published."
         )
     write_golden(draft.path, {"image": image}, golden)
 
@@ -185,32 +211,29 @@ def _fill(draft: Draft, run: Run, model_name: str, talk: Callable[[str], None]) 
             )
 
     write_warmup(draft.path / WARMUP, model_name, image)
-    shutil.copyfile(run.model, draft.path / KERAS_MODEL)
-    _copy_reports(run, draft.path / REPORT)
-    if arrays:
+    material.save_model(draft.path / KERAS_MODEL)
+    material.save_reports(draft.path / REPORT)
+    if material.arrays:
         with (draft.path / PREPROCESSING_ARRAYS).open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **material.arrays)
+    about = dict(material.about)
+    libraries = {**about.pop("libraries", {}), **library_versions()}
     return Manifest(
         model=model_name,
         version=1,
-        architecture=Architecture(name=recipe.model.name, options=recipe.model.options),
         preprocessing=preprocessing,
-        labels=record.labels,
+        labels=material.labels,
         signatures=_signature_records(model),
         engines=engines,
         default_engine="openvino",
-        metrics=evaluation.metrics,
-        recipe=record.recipe,
-        recipe_sha256=record.recipe_sha256,
-        data_sha256=record.data_sha256,
-        code_revision=record.code_revision,
-        libraries=record.libraries | library_versions(),
+        libraries=libraries,
+        **about,
     )
 
 
 def _in_fewer_bits(
     draft: Draft,
-    run: Run,
+    material: Material,
     manifest: Manifest,
     precision: Precision,
     most_drop: float,
@@ -224,35 +247,39 @@ def _in_fewer_bits(
     from training.quantize import halve, quantize
 
     talk(f"OpenVINO {precision}")
-    preprocessing, arrays = run.preprocessing()
-    validation = run.sample("validation")
-    inputs = preprocessing.to_input(validation.pixels_nhwc, arrays)
+    golden_inputs, golden = read_golden(draft.path)
     file = OPENVINO_FP32
+    validation = material.sample("validation")
+    class_ids = validation.class_ids if material.has_classes else None
+    report = None
+    if len(validation):
+        inputs = material.preprocessing.to_input(validation.pixels_nhwc, material.arrays)
+    else:
+        inputs = golden_inputs["image"]
+        talk(f"  What {precision} costs is not known: no images were given")
     if precision == "int8":
-        calibration = preprocessing.to_input(run.sample("calibration").pixels_nhwc, arrays)
+        calibration = material.preprocessing.to_input(
+            material.sample("calibration").pixels_nhwc, material.arrays
+        )
         made = quantize(
             draft.path / OPENVINO_FP32,
             calibration,
             inputs,
-            validation.class_ids,
+            class_ids,
             most_drop=most_drop,
             talk=talk,
         )
         file, report = OPENVINO_INT8, made.report
         openvino.save(made.model, draft.path / file)
-    else:
+    elif len(validation):
         report = halve(
-            draft.path / file,
-            precision,
-            inputs,
-            validation.class_ids,
-            most_drop=most_drop,
-            talk=talk,
+            draft.path / file, precision, inputs, class_ids, most_drop=most_drop, talk=talk
         )
-    write_atomically(
-        draft.path / REPORT / f"{precision}.json", report.model_dump_json(indent=2).encode()
-    )
-    golden_inputs, golden = read_golden(draft.path)
+    if report is not None:
+        (draft.path / REPORT).mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            draft.path / REPORT / f"{precision}.json", report.model_dump_json(indent=2).encode()
+        )
 
     def gap(image: Floats, logits: Array) -> float:
         return difference(openvino.run_ir(draft.path / file, image, precision)["logits"], logits)
@@ -260,7 +287,12 @@ def _in_fewer_bits(
     # What rounding to fewer bits does differs by image and by processor: three times the most that
     # any validation image shows is still far from what a wrong layer does.
     some = inputs[:256]
-    spread = gap(some, outputs_of(load_keras(run.model), some)["logits"])
+    spread = gap(some, outputs_of(material.model, some)["logits"])
+    if not np.isfinite(spread):
+        raise GateFailedError(
+            f"The network leaves the range of {precision}; bf16 has the range of fp32. "
+            "Nothing was published."
+        )
     record = EngineRecord(
         file=file,
         precision=precision,
@@ -271,19 +303,19 @@ def _in_fewer_bits(
     return manifest.model_copy(update={"engines": {**manifest.engines, "openvino": record}})
 
 
-def _add_baseline(draft: Draft, run: Run, manifest: Manifest, talk: Callable[[str], None]) -> None:
+def _add_baseline(
+    draft: Draft, material: Material, manifest: Manifest, talk: Callable[[str], None]
+) -> None:
     """Writes what the training data look like, and how the form that will serve answers."""
-    inputs = run.baseline()
-    if inputs is None:
-        talk("No baseline of drift: this run was made before there was one")
+    if material.baseline is None:
+        talk(f"No baseline of drift: {material.no_baseline}")
         return
     talk("Baseline of drift")
-    preprocessing, arrays = run.preprocessing()
     found = baseline.with_answers(
-        inputs,
-        (run.sample("validation"), run.holdout()),
-        preprocessing,
-        arrays,
+        material.baseline,
+        material.answered(),
+        material.preprocessing,
+        material.arrays,
         DefaultEngine(draft.path, manifest),
         len(manifest.labels),
     )
@@ -302,15 +334,6 @@ def _verify_in_fresh_process(path: Path, talk: Callable[[str], None]) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it ended without a word"]
         raise ParityError(f"{lines[-1]} Nothing was published.")
-
-
-def _copy_reports(run: Run, place: Path) -> None:
-    place.mkdir(parents=True)
-    for name in ("evaluation.json", "metrics.jsonl", "data.json"):
-        if (run.path / name).is_file():
-            shutil.copyfile(run.path / name, place / name)
-    for picture in sorted(run.path.glob("*.png")):
-        shutil.copyfile(picture, place / picture.name)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -44,6 +44,7 @@ class PrecisionReport(Frozen):
         four_bit: Dense layers whose weights are kept in four bits.
         worst_layers: Signal-to-noise ratio in dB of the most damaged layers, quantised alone.
         images: Images of the validation part.
+        judged_by: "classes" that are known, or the "fp32" form's answers, where they are not.
     """
 
     precision: str
@@ -55,6 +56,7 @@ class PrecisionReport(Frozen):
     four_bit: tuple[str, ...] = ()
     worst_layers: dict[str, float] = Field(default_factory=dict)
     images: int
+    judged_by: Literal["classes", "fp32"] = "classes"
 
     @property
     def words(self) -> str:
@@ -62,6 +64,10 @@ class PrecisionReport(Frozen):
         some = f" with {len(self.in_float)} layers in float" if self.in_float else ""
         if self.four_bit:
             some = f" with the weights of {len(self.four_bit)} dense layers in four bits"
+        if self.judged_by == "fp32":
+            return (
+                f"{self.precision}{some}: fp32's class for {self.agreement:.2%} of {self.images:,}"
+            )
         return (
             f"{self.precision}{some}: accuracy {self.accuracy:.2%} against "
             f"{self.fp32_accuracy:.2%}, the same class for {self.agreement:.2%}"
@@ -70,8 +76,9 @@ class PrecisionReport(Frozen):
     def refusal(self, most_drop: float, more: str = "") -> GateFailedError:
         """Says by how much the accuracy changed, and what would help."""
         low, high = self.difference.low, self.difference.high
+        what = "accuracy" if self.judged_by == "classes" else "agreement with fp32"
         return GateFailedError(
-            f"{self.precision} changes the accuracy by {low:+.2%} to {high:+.2%} on "
+            f"{self.precision} changes the {what} by {low:+.2%} to {high:+.2%} on "
             f"{self.images:,} validation images; at most {-most_drop:+.2%} is accepted. {more}"
             "More validation images narrow the interval; --most-drop widens the bound."
         )
@@ -89,7 +96,7 @@ def quantize(
     fp32: Path,
     calibration: Floats,
     validation: Floats,
-    class_ids: Any,
+    class_ids: Any | None,
     *,
     most_drop: float = 0.005,
     talk: Callable[[str], None] = lambda _: None,
@@ -100,14 +107,14 @@ def quantize(
         fp32: The OpenVINO form with outputs `logits` and `probabilities`.
         calibration: Training inputs [N, H, W, C].
         validation: Inputs that neither training nor calibration saw.
-        class_ids: Their classes, int64 [N].
+        class_ids: Their classes, int64 [N]; None judges by the fp32 form's own answers.
         most_drop: The largest loss of accuracy, a fraction; judged by the paired 95 % interval.
         talk: Takes one line an attempt.
 
     Raises:
         GateFailedError: no attempt was good enough; names the outcome and the worst layers.
     """
-    _require_enough("int8", len(class_ids), most_drop)
+    require_enough("int8", len(validation), most_drop)
     reference = run_ir(fp32, validation)["logits"]
     ranked: dict[str, float] = {}
     report = None
@@ -141,7 +148,7 @@ def halve(
     network: Path,
     precision: str,
     validation: Floats,
-    class_ids: Any,
+    class_ids: Any | None,
     *,
     most_drop: float = 0.005,
     talk: Callable[[str], None] = lambda _: None,
@@ -152,14 +159,14 @@ def halve(
         network: The OpenVINO form with outputs `logits` and `probabilities`.
         precision: "bf16" or "fp16", which this processor has.
         validation: Inputs that training did not see.
-        class_ids: Their classes, int64 [N].
+        class_ids: Their classes, int64 [N]; None judges by the fp32 form's own answers.
         most_drop: The largest loss of accuracy, a fraction; judged by the paired 95 % interval.
         talk: Takes one line.
 
     Raises:
         GateFailedError: it costs more, or a value left the type's range.
     """
-    _require_enough(precision, len(class_ids), most_drop)
+    require_enough(precision, len(validation), most_drop)
     reference = run_ir(network, validation)["logits"]
     logits = run_ir(network, validation, precision)["logits"]
     if not np.isfinite(logits).all():
@@ -175,21 +182,27 @@ def halve(
     return report
 
 
-def _require_enough(precision: str, images: int, most_drop: float) -> None:
-    """Refuses before the work what could not be shown even if every answer stayed the same."""
+def require_enough(precision: str, images: int, most_drop: float) -> None:
+    """Refuses before the work what could not be shown even if every answer stayed the same.
+
+    Raises:
+        GateFailedError: it could not; says how many images could.
+    """
     if most_drop > 0 and images < (needed := least_examples(most_drop)):
         raise GateFailedError(
             f"{images:,} validation images cannot show that {precision} costs at most "
             f"{most_drop:.2%}; {needed:,} with the same answers could. --most-drop widens the "
-            "bound, data.validation_fraction gives more images."
+            "bound; more images, of a run a larger data.validation_fraction, would do, too."
         )
 
 
 def compare(
-    precision: str, reference_nk: Floats, logits_nk: Floats, class_ids: Any
+    precision: str, reference_nk: Floats, logits_nk: Floats, class_ids: Any | None
 ) -> PrecisionReport:
-    """What a precision costs against fp32 on the same images."""
+    """What a precision costs against fp32 on the same images; without classes, how far they agree."""
     answers, before = logits_nk.argmax(-1), reference_nk.argmax(-1)
+    judged_by: Literal["classes", "fp32"] = "fp32" if class_ids is None else "classes"
+    class_ids = before if class_ids is None else class_ids
     return PrecisionReport(
         precision=precision,
         fp32_accuracy=float((before == class_ids).mean()),
@@ -197,6 +210,7 @@ def compare(
         difference=paired_difference(answers == class_ids, before == class_ids),
         agreement=float((answers == before).mean()),
         images=len(class_ids),
+        judged_by=judged_by,
     )
 
 

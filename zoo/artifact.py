@@ -114,8 +114,34 @@ class Architecture(Frozen):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Origin(Frozen):
+    """Where weights come from that were not trained here.
+
+    Attributes:
+        weights: "<network>/<publisher>" of public weights, else the file's name.
+        url: Where they are published; empty of a file that is none of those.
+        licence: What their publisher says; empty where that is not known.
+        sha256: Of the file.
+        input: What the network must be given, as their publisher says.
+        top1_error: Per cent, as their publisher measured it on ILSVRC-2012 validation.
+        golden: What the golden records are of: images that were given, or drawn ones.
+    """
+
+    weights: str
+    url: str = ""
+    licence: str = ""
+    sha256: str
+    input: str
+    top1_error: float | None = None
+    golden: Literal["images", "synthetic"]
+
+
 class Manifest(Frozen):
-    """All that is known of one published version."""
+    """All that is known of one published version.
+
+    Attributes:
+        origin: Of weights that were not trained here; None of a run's, which has a recipe.
+    """
 
     format: Literal[1] = 1
     model: str
@@ -127,6 +153,7 @@ class Manifest(Frozen):
     engines: dict[str, EngineRecord]
     default_engine: str
     metrics: dict[str, Metric] = Field(default_factory=dict)
+    origin: Origin | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     recipe_sha256: str = ""
     data_sha256: str = ""

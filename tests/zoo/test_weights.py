@@ -22,6 +22,9 @@ import pytest
 
 import zoo
 from zoo.errors import DataError, UsageError
+from zoo.weights.choose import choose
+from zoo.weights.inputs import preprocessing_of
+from zoo.weights.load import num_classes
 from zoo.weights.public import PUBLIC, fetch
 from zoo.weights.readers import read
 from zoo.weights.torch_file import read_torch
@@ -294,10 +297,6 @@ def test_a_checkpoint_without_tensors_says_what_it_has(tmp_path):
 def test_an_h5_file_without_names_of_layers_says_which_is_read(tmp_path):
     import h5py
 
-    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
-        file.create_group("layers/conv2d/vars")["0"] = np.zeros(3)
-    with pytest.raises(DataError, match=r"keras\.applications are read.*model\.load_weights"):
-        read(tmp_path / "x.weights.h5")
     for content in ({"a": 1}, {"model_weights": 1}):
         with h5py.File(tmp_path / "x.h5", "w") as file:
             file.update(content)
@@ -308,6 +307,17 @@ def test_an_h5_file_without_names_of_layers_says_which_is_read(tmp_path):
         file["x"] = 1
     with pytest.raises(DataError, match="no h5 file of Keras weights"):
         read(tmp_path / "x.h5")
+
+
+@pytest.mark.tensorflow
+def test_what_save_weights_writes_is_read_by_the_order_of_layers(tmp_path):
+    saved, model = zoo.create("lenet5_modern"), zoo.create("lenet5_modern")
+    saved.save_weights(tmp_path / "x.weights.h5")
+    zoo_weights().load(model, tmp_path / "x.weights.h5")
+    for mine, theirs in zip(model.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(DataError, match=r"does not fit lenet_caffe(?s:.*)conv1 takes"):
+        zoo_weights().load(zoo.create("lenet_caffe"), tmp_path / "x.weights.h5")
 
 
 def test_a_type_that_numpy_lacks_is_invalid_data(tmp_path):
@@ -557,6 +567,10 @@ def test_keras_applications_networks_answer_the_same(tmp_path, network, theirs):
     x = RNG.normal(size=(2, 64, 64, 3)).astype(np.float32)
     agree(model(x, training=False), reference(x, training=False), 1e-3)
     assert epsilons(model) == epsilons(reference)
+    reference.save_weights(tmp_path / "x.weights.h5")
+    numbered = zoo.create(network, input_shape=(64, 64, 3), num_classes=10, **options)
+    zoo_weights().load(numbered, tmp_path / "x.weights.h5")
+    agree(numbered(x, training=False), reference(x, training=False), 1e-3)
     keras.backend.clear_session()
 
 
@@ -905,3 +919,129 @@ def test_offline_and_unreachable_say_what_to_do(tmp_path):
         fetch("vgg16/keras", folder=tmp_path, url="file:///nowhere")
     with pytest.raises(UsageError, match=r"'vgg61/keras'\. Did you mean .*'vgg16/keras'"):
         fetch("vgg61/keras", folder=tmp_path)
+
+
+# --- choosing, and what a network must be given ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "file", "network", "declared"),
+    [
+        ("vgg16", "x.h5", "vgg16", "vgg16/keras"),
+        ("vgg16", "x.pth", "vgg16", "vgg16/torchvision"),
+        ("vgg16", "x.caffemodel", "vgg16", "vgg16/keras"),
+        ("alexnet", "x.safetensors", "alexnet_owt", "alexnet_owt/torchvision"),
+        ("alexnet", "x.caffemodel", "alexnet", "alexnet/caffe"),
+        ("googlenet", "x.pt", "googlenet_bn", "googlenet_bn/torchvision"),
+        ("resnet50", "x.weights.h5", "resnet50_keras", "resnet50_keras/keras"),
+        ("resnet50", "x.safetensors", "resnet50_v1_5", "resnet50_v1_5/torchvision"),
+        ("resnet50_v1_5", "x.bin", "resnet50_v1_5", "resnet50_v1_5/torchvision"),
+    ],
+)
+def test_the_form_of_a_network_follows_from_the_file(tmp_path, asked, file, network, declared):
+    (tmp_path / file).write_bytes(b"")
+    found = choose(asked, str(tmp_path / file))
+    assert (found.network, found.declared.name, found.public) == (network, declared, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights", "error", "words"),
+    [
+        ("vgg61", "keras", UsageError, "Did you mean .*'vgg16'"),
+        ("vgg16", "kears", UsageError, "Did you mean 'keras'.*keras, timm, torchvision.*A file"),
+        ("zfnet", "keras", UsageError, "There are none.*A file works too"),
+        ("vgg16", "no.h5", DataError, "no file of weights no.h5"),
+        ("vgg16", __file__, DataError, r"ends in \.py; \.h5"),
+        ("xo", "x.h5", UsageError, r"'xo \(keras\)'"),
+    ],
+)
+def test_weights_that_are_not_there_say_which_are(
+    tmp_path, monkeypatch, asked, weights, error, words
+):
+    (tmp_path / "x.h5").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        choose(asked, weights)
+
+
+def test_a_published_file_is_known_by_its_hash_under_any_name(mirror, tmp_path, monkeypatch):
+    import zoo.weights.public
+
+    url, content = mirror
+    monkeypatch.setattr("zoo.weights.choose.PUBLIC", zoo.weights.public.PUBLIC)
+    (tmp_path / "own.h5").write_bytes(content)
+    assert choose("vgg16", str(tmp_path / "own.h5")).public.name == "vgg16/keras"
+    monkeypatch.setenv("CONVZOO_CACHE", str(tmp_path / "cache"))
+    place = fetch("vgg16/keras", url=url)
+    assert choose("vgg16", "keras").path == place
+    place.write_bytes(content + b"x")
+    with pytest.raises(DataError, match=r"is not vgg16/keras any more.*Remove it"):
+        choose("vgg16", "keras")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("vgg16", "vgg16"), ("resnet50_keras", "resnet"), ("densenet121", "densenet")],
+)
+def test_inputs_are_those_of_keras_applications(name, theirs):
+    import keras
+
+    # Of 256 rows and columns nothing is resized, only cut.
+    pixels = RNG.integers(0, 256, (2, 256, 256, 3)).astype(np.uint8)
+    centre = pixels[:, 16:240, 16:240].astype(np.float32)
+    expected = getattr(keras.applications, theirs).preprocess_input(centre)
+    found = preprocessing_of(PUBLIC[f"{name}/keras"])
+    mine = found.to_input(np.stack([found.to_pixels(each) for each in pixels]))
+    np.testing.assert_allclose(mine, expected, atol=1e-4)
+    low, high = found.input.value_range
+    assert low - 1e-3 <= mine.min()
+    assert mine.max() <= high + 1e-3
+
+
+def test_torchvisions_googlenet_sees_minus_one_to_one():
+    pixels = RNG.integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)
+    standard = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    # Its transform_input undoes the standardisation, and centres on one half.
+    expected = (
+        standard * (np.array([0.229, 0.224, 0.225]) / 0.5)
+        + (np.array([0.485, 0.456, 0.406]) - 0.5) / 0.5
+    )
+    found = preprocessing_of(PUBLIC["googlenet_bn/torchvision"])
+    np.testing.assert_allclose(found.to_input(pixels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_an_image_of_any_size_becomes_the_input_of_public_weights(name):
+    from zoo.catalog import describe
+
+    weights = PUBLIC[name]
+    found = preprocessing_of(weights)
+    shape = weights.options.get("input_shape", describe(weights.network).input.shape)
+    # A blue image, wider than high: only Caffe sees its edges, squeezed.
+    pixels = np.zeros((100, 300, 3), np.uint8)
+    pixels[:, :, 2] = 200
+    pixels[:, :60], pixels[:, -60:] = 255, 255
+    image = found.to_pixels(pixels)
+    assert image.shape == shape
+    blue = 0 if "BGR" in weights.preprocessing else 2
+    assert image[112, 112, blue] == 200
+    assert image[112, 112, 2 - blue] == 0
+    assert (image[112, 0].tolist() == [255] * 3) == name.endswith("/caffe")
+
+
+def test_the_number_of_classes_is_read_from_the_file(tmp_path):
+    write_torch(
+        tmp_path / "x.pth", {"classifier.6.weight": draw((7, 9)), "classifier.6.bias": draw((7,))}
+    )
+    assert num_classes(tmp_path / "x.pth", "vgg16") == 7
+    write_caffemodel(tmp_path / "x.caffemodel", {"fc8": [draw((6, 9)), draw((6,))]})
+    assert num_classes(tmp_path / "x.caffemodel", "alexnet") == 6
+    assert num_classes(tmp_path / "x.caffemodel", "googlenet") is None
+    import h5py
+
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        for layer, classes in (("dense", 4), ("dense_1", 3), ("dense_2", 5)):
+            file[f"layers/{layer}/vars/0"] = np.zeros((2, classes))
+            file[f"layers/{layer}/vars/1"] = np.zeros(classes)
+    assert num_classes(tmp_path / "x.weights.h5", "vgg16") == 5

@@ -6,6 +6,8 @@ other names for the same four arrays. The colour order belongs to the preprocess
 `zoo.weights.PUBLIC` states.
 """
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,14 @@ Array = NDArray[Any]
 _CLASSIFIER = ("fc6", "fc7", "logits")
 # Heads that only training needs, as torchvision and Caffe name them.
 _AUXILIARY = ("aux1.", "aux2.", "loss1/", "loss2/")
+# Before a capital letter inside a name: BatchNormalization is batch_normalization.
+_SMALL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 # Ours: gamma, beta, moving mean, moving variance.
 _TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def load(model: "keras.Model", path: Path | str, *, network: str | None = None) -> None:
-    """Loads a file of weights: Keras h5, safetensors or torch's zip format, or a caffemodel.
+    """Loads a file of weights: Keras h5, safetensors, torch's format, or a caffemodel.
 
     Args:
         model: A network of this zoo, with its classifier or without.
@@ -49,7 +53,7 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
     """
     arrays, dialect = read(Path(path))
     name = network or model.name
-    rename = rule(name, dialect)
+    rename = numbered(model) if dialect == "numbered" else rule(name, dialect)
     names = {layer.name for layer in model.layers}
     found: list[tuple[Any, list[Array]]] = []
     faults: list[str] = []
@@ -65,7 +69,7 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
         keys = [key for key in _keys(theirs, dialect, layer) if key in arrays]
         taken.update(keys)
         converted = [arrays[key] for key in keys]
-        if dialect != "keras":
+        if dialect in ("torch", "caffe"):
             converted = _channels_last(layer, converted)
         shapes = [tuple(array.shape) for array in converted]
         if shapes == wanted:
@@ -89,6 +93,28 @@ def load(model: "keras.Model", path: Path | str, *, network: str | None = None) 
         raise DataError(f"{path} does not fit {name}, though all arrays do: {fault}")
     for layer, converted in found:
         layer.set_weights(converted)
+
+
+def num_classes(path: Path, network: str) -> int | None:
+    """How many classes the classifier in a file of weights tells apart; None where it has none."""
+    arrays, dialect = read(path)
+    if dialect == "numbered":
+        dense = [key for key in arrays if re.fullmatch(r"dense(_\d+)?/1", key)]
+        last = max(dense, key=lambda key: (len(key), key), default="")
+    else:
+        last = f"{rule(network, dialect)('logits')}" + (".bias" if dialect == "torch" else "/1")
+    return int(arrays[last].size) if last in arrays else None
+
+
+def numbered(model: "keras.Model") -> Rename:
+    """How Keras 3's `save_weights` names a model's layers: each kind is counted, in their order."""
+    names: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for layer in model.layers:
+        kind = _SMALL.sub("_", type(layer).__name__).lower()
+        names[layer.name] = f"{kind}_{counts[kind]}" if counts[kind] else kind
+        counts[kind] += 1
+    return names.get
 
 
 def _norm_fault(model: "keras.Model", path: Path) -> str | None:
@@ -168,7 +194,7 @@ def _shapes(shapes: list[tuple[int, ...]]) -> str:
 
 def _keys(name: str, dialect: str, layer: Any) -> list[str]:
     """The names that the arrays of one layer may have, in our order."""
-    if dialect in ("keras", "caffe"):
+    if dialect in ("keras", "numbered", "caffe"):
         return [f"{name}/{place}" for place in range(4)]
     if type(layer).__name__ == "BatchNormalization":
         return [f"{name}.{part}" for part in _TORCH_NORM]

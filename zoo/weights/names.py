@@ -244,6 +244,11 @@ _RULES: dict[str, dict[str, Callable[[str], Rename]]] = {
 }
 
 
+def has_rule(network: str, dialect: str) -> bool:
+    """Whether somebody publishes this network so."""
+    return network in _RULES[dialect]
+
+
 def rule(network: str, dialect: str) -> Rename:
     """How `dialect` names the layers of `network`.
 

@@ -31,7 +31,9 @@ CAFFE = "http://dl.caffe.berkeleyvision.org"
 
 CAFFE_INPUT = "BGR, 0..255, less the mean pixel 103.939 116.779 123.68"
 CAFFE_MEAN_IMAGE = "BGR, 0..255, 227x227 of 256x256, less Caffe's mean image"
+GOOGLENET_INPUT = "BGR, 0..255, less the mean pixel 104 117 123"
 TORCH_INPUT = "RGB, 0..1, less .485 .456 .406, divided by .229 .224 .225"
+SIGNED_INPUT = "RGB, -1..1"
 
 # Of keras.applications' batch normalisation; torch's is 1e-5.
 KERAS_EPSILON = 1.001e-5
@@ -220,7 +222,7 @@ _WEIGHTS = (
     _torch("vgg13_bn", "vgg13_bn-abd245e5.pth"),
     _torch("vgg16_bn", "vgg16_bn-6c64b313.pth"),
     _torch("vgg19_bn", "vgg19_bn-c79401a0.pth"),
-    _torch("googlenet_bn", "googlenet-1378be20.pth", needs="RGB, -1..1"),
+    _torch("googlenet_bn", "googlenet-1378be20.pth", needs=SIGNED_INPUT),
     _torch("resnet18_v1_5", "resnet18-f37072fd.pth"),
     _torch("resnet34_v1_5", "resnet34-b627a593.pth"),
     _torch("resnet50_v1_5", "resnet50-0676ba61.pth"),
@@ -276,7 +278,7 @@ _WEIGHTS = (
         "bvlc_googlenet.caffemodel",
         "405fc5acd08a3bb12de8ee5e23a96bec22f08204",
         31.3,
-        "BGR, 0..255, less the mean pixel 104 117 123",
+        GOOGLENET_INPUT,
     ),
 )
 PUBLIC: Mapping[str, PublicWeights] = MappingProxyType({each.name: each for each in _WEIGHTS})
@@ -316,7 +318,7 @@ def fetch(
     with _alone_at(partial, place) as is_there:
         if not is_there:
             _download(url or weights.url, partial)
-            found = _digest(partial, weights.algorithm)
+            found = digest(partial, weights.algorithm)
             if not found.startswith(weights.digest):
                 partial.unlink()
                 raise DataError(
@@ -400,7 +402,7 @@ def _download(url: str, partial: Path) -> None:
             return  # all of it was here; its hash says whether it is right
         raise DataError(
             f"{url} cannot be reached: {getattr(error, 'reason', error)}. With the file at hand, "
-            "pass its path to zoo.weights.load."
+            "pass its path to zoo.weights.load or `convzoo publish --weights`."
         ) from error
     if total is not None and partial.stat().st_size < total:
         raise DataError(
@@ -409,6 +411,7 @@ def _download(url: str, partial: Path) -> None:
         )
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def digest(path: Path, algorithm: str) -> str:
+    """A file's hash, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

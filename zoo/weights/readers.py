@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray[Any]]
 def read_h5(path: Path) -> Arrays:
     """Keras's h5 weights of keras.applications: "<layer>/<place>", e.g. "block1_conv1/0".
 
-    Keras 3's own `.weights.h5` numbers the layers instead of naming them; it is refused.
+    Keras 3's `save_weights` numbers the layers of each kind instead of naming them: "conv2d_3/0".
     """
     import h5py
 
@@ -23,14 +23,15 @@ def read_h5(path: Path) -> Arrays:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
             if "layer_names" not in root.attrs:
-                own = (
-                    " This is Keras 3's own; model.load_weights reads it."
-                    if "layers" in file
-                    else ""
-                )
+                if is_numbered(path):
+                    return {
+                        f"{name}/{place}": np.asarray(array)
+                        for name, layer in file["layers"].items()
+                        for place, array in layer.get("vars", {}).items()
+                    }
                 raise DataError(
                     f"{path} has no attribute layer_names: h5 files of keras.applications are read, "
-                    f"and what model.save writes into .h5.{own}"
+                    "and what model.save and model.save_weights write into .h5."
                 )
             names = [_text(name) for name in root.attrs["layer_names"]]
             return {
@@ -40,6 +41,14 @@ def read_h5(path: Path) -> Arrays:
             }
     except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no h5 file of Keras weights: {error}") from error
+
+
+def is_numbered(path: Path) -> bool:
+    """Whether this is Keras 3's own file of weights, whose layers have numbers for names."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return "layer_names" not in file.attrs and isinstance(file.get("layers"), h5py.Group)
 
 
 def _text(value: Any) -> str:
@@ -84,7 +93,8 @@ def read(path: Path) -> tuple[Arrays, str]:
     """Reads a file by its suffix.
 
     Returns:
-        The arrays, and the dialect of their names: "keras", "torch" or "caffe".
+        The arrays, and the dialect of their names: "keras", "numbered" (Keras 3's own), "torch" or
+        "caffe".
 
     Raises:
         DataError: no such file, an unknown suffix, or a file that is not what its suffix says.
@@ -93,7 +103,8 @@ def read(path: Path) -> tuple[Arrays, str]:
         raise DataError(f"There is no file {path}.")
     match path.suffix:
         case ".h5":
-            return read_h5(path), "keras"
+            arrays = read_h5(path)
+            return arrays, "numbered" if is_numbered(path) else "keras"
         case ".safetensors":
             return _torchvisions(read_safetensors(path)), "torch"
         case ".pth" | ".pt" | ".bin":
