@@ -310,14 +310,15 @@ def test_an_h5_file_without_names_of_layers_says_which_is_read(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_what_save_weights_writes_is_read_by_the_order_of_layers(tmp_path):
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
+def test_what_keras_3_writes_is_read_by_the_order_of_layers(tmp_path, name):
     saved, model = zoo.create("lenet5_modern"), zoo.create("lenet5_modern")
-    saved.save_weights(tmp_path / "x.weights.h5")
-    zoo_weights().load(model, tmp_path / "x.weights.h5")
+    (saved.save if name.endswith(".keras") else saved.save_weights)(tmp_path / name)
+    zoo_weights().load(model, tmp_path / name)
     for mine, theirs in zip(model.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     with pytest.raises(DataError, match=r"does not fit lenet_caffe(?s:.*)conv1 takes"):
-        zoo_weights().load(zoo.create("lenet_caffe"), tmp_path / "x.weights.h5")
+        zoo_weights().load(zoo.create("lenet_caffe"), tmp_path / name)
 
 
 def test_a_type_that_numpy_lacks_is_invalid_data(tmp_path):
@@ -328,7 +329,7 @@ def test_a_type_that_numpy_lacks_is_invalid_data(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".caffemodel", ".h5", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".caffemodel", ".h5", ".keras", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04" + b"\0" * 40])
 def test_a_file_that_is_not_what_its_suffix_says_is_named(tmp_path, suffix, content):
     path = tmp_path / f"x{suffix}"
@@ -339,7 +340,7 @@ def test_a_file_that_is_not_what_its_suffix_says_is_named(tmp_path, suffix, cont
 
 def test_what_cannot_be_read_names_what_can(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"")
-    with pytest.raises(DataError, match=r"\.h5, \.safetensors, \.pth"):
+    with pytest.raises(DataError, match=r"\.h5, \.keras, \.safetensors, \.pth"):
         read(tmp_path / "x.onnx")
     with pytest.raises(DataError, match="There is no file"):
         read(tmp_path / "gone.h5")

@@ -15,6 +15,7 @@ SUFFIXES = ("", "_owt", "_bn", "_keras", "_v1_5")
 # Of a file: its suffix, the dialect of its names, and whose weights are written so.
 _DIALECTS = {
     ".h5": ("keras", "keras"),
+    ".keras": ("keras", "keras"),
     ".safetensors": ("torch", "torchvision"),
     ".pth": ("torch", "torchvision"),
     ".pt": ("torch", "torchvision"),

@@ -36,7 +36,7 @@ _TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def load(model: "keras.Model", path: Path | str, *, network: str | None = None) -> None:
-    """Loads a file of weights: Keras h5, safetensors, torch's format, or a caffemodel.
+    """Loads a file of weights: Keras's h5 or `.keras`, safetensors, torch's, or a caffemodel.
 
     Args:
         model: A network of this zoo, with its classifier or without.

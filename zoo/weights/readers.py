@@ -1,8 +1,11 @@
 """Files of weights as arrays by name, whatever their format."""
 
+import io
 import re
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +18,13 @@ Arrays = dict[str, NDArray[Any]]
 def read_h5(path: Path) -> Arrays:
     """Keras's h5 weights of keras.applications: "<layer>/<place>", e.g. "block1_conv1/0".
 
-    Keras 3's `save_weights` numbers the layers of each kind instead of naming them: "conv2d_3/0".
+    Keras 3's own files, `.weights.h5` and `.keras`, number the layers of each kind instead of
+    naming them: "conv2d_3/0". Of a `.keras` file nothing but the arrays is read.
     """
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(_hdf5(path), "r") as file:
             root = file.get("model_weights", file)
             if "layer_names" not in root.attrs:
                 if is_numbered(path):
@@ -39,15 +43,26 @@ def read_h5(path: Path) -> Arrays:
                 for name in names
                 for place, weight in enumerate(root[name].attrs["weight_names"])
             }
-    except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except (
+        *(OSError, LookupError, AttributeError, TypeError, ValueError),
+        *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError),
+    ) as error:
         raise DataError(f"{path} is no h5 file of Keras weights: {error}") from error
+
+
+def _hdf5(path: Path) -> Path | IO[bytes]:
+    """The h5 file itself, or the one inside a `.keras` archive."""
+    if path.suffix != ".keras":
+        return path
+    with zipfile.ZipFile(path) as archive:
+        return io.BytesIO(archive.read("model.weights.h5"))
 
 
 def is_numbered(path: Path) -> bool:
     """Whether this is Keras 3's own file of weights, whose layers have numbers for names."""
     import h5py
 
-    with h5py.File(path, "r") as file:
+    with h5py.File(_hdf5(path), "r") as file:
         return "layer_names" not in file.attrs and isinstance(file.get("layers"), h5py.Group)
 
 
@@ -102,7 +117,7 @@ def read(path: Path) -> tuple[Arrays, str]:
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     match path.suffix:
-        case ".h5":
+        case ".h5" | ".keras":
             arrays = read_h5(path)
             return arrays, "numbered" if is_numbered(path) else "keras"
         case ".safetensors":
@@ -117,6 +132,6 @@ def read(path: Path) -> tuple[Arrays, str]:
             return dict(read_caffemodel(path)), "caffe"
         case suffix:
             raise DataError(
-                f"{path.name} ends in {suffix or 'nothing'}; .h5, .safetensors, .pth, .pt and "
+                f"{path.name} ends in {suffix or 'nothing'}; .h5, .keras, .safetensors, .pth, .pt and "
                 ".caffemodel can be read."
             )
