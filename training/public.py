@@ -29,7 +29,7 @@ from zoo.precision import Precision
 from zoo.preprocess import Pixels, Preprocessing, resize
 from zoo.quiet import import_tensorflow
 from zoo.weights.choose import choose
-from zoo.weights.inputs import preprocessing_of
+from zoo.weights.inputs import in_words, preprocessing_of
 from zoo.weights.load import load, num_classes
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def prepare(
     )
     preprocessing = preprocessing_of(declared)
     source = chosen.public.name if chosen.public is not None else str(chosen.path)
-    talk(f"{spec.title} with {source}; {declared.preprocessing}, as {declared.name} has it")
+    talk(f"{spec.title} with {source}; {in_words(declared)}, as for {declared.name}")
     given = None if images is None else _read_images(images, names, preprocessing, precision, talk)
     if given is not None and precision != "fp32":
         require_enough(precision, len(given.sample("validation")), most_drop)
@@ -100,7 +100,7 @@ def prepare(
         url="" if public is None else public.url,
         licence="" if public is None else public.licence,
         sha256=file_sha256(chosen.path),
-        input=declared.preprocessing,
+        input=in_words(declared),
         top1_error=None if public is None else public.top1_error,
         golden="synthetic" if given is None else "images",
     )

@@ -122,7 +122,7 @@ class Origin(Frozen):
         url: Where they are published; empty of a file that is none of those.
         licence: What their publisher says; empty where that is not known.
         sha256: Of the file.
-        input: What the network must be given, as their publisher says.
+        input: What becomes of an image, as their publisher has it, in words.
         top1_error: Per cent, as their publisher measured it on ILSVRC-2012 validation.
         golden: What the golden records are of: images that were given, or drawn ones.
     """

@@ -195,3 +195,41 @@ def test_the_card_says_where_weights_come_from_and_what_was_not_measured():
     ):
         assert words in text
     assert "model-index" not in text
+
+
+@pytest.mark.tensorflow
+@pytest.mark.openvino
+def test_without_images_a_version_has_drawn_golden_records_and_no_baseline(tmp_path, monkeypatch):
+    import zoo
+    from tests.training.test_quantize import has
+    from training import public
+    from training.publish import publish_material
+    from zoo.artifact import DRIFT, MODEL_CARD, REPORT, read_golden, verify
+    from zoo.weights.choose import Chosen
+    from zoo.weights.public import PUBLIC
+
+    # A small network in the place of one that somebody publishes.
+    declared = PUBLIC["vgg16/keras"].model_copy(
+        update={"name": "convnet/keras", "options": {"input_shape": (32, 32, 3), "num_classes": 4}}
+    )
+    zoo.create("convnet", **declared.options).save_weights(tmp_path / "x.weights.h5")
+    chosen = Chosen("convnet", tmp_path / "x.weights.h5", declared, None)
+    monkeypatch.setattr(public, "choose", lambda network, weights: chosen)
+    told = []
+    precision = "bf16" if has("BF16") else "fp32"
+    material = public.prepare("convnet", "x.weights.h5", precision=precision, talk=told.append)
+    manifest, place = publish_material(
+        material, tmp_path / "models", precision=precision, talk=told.append
+    )
+    assert verify(place) == manifest
+    assert manifest.labels == ("class 0", "class 1", "class 2", "class 3")
+    assert manifest.origin.weights == "x.weights.h5"
+    assert manifest.engines["openvino"].precision == precision
+    inputs, _ = read_golden(place)
+    drawn = synthetic(manifest.preprocessing).pixels_nhwc
+    np.testing.assert_array_equal(inputs["image"], manifest.preprocessing.to_input(drawn))
+    assert not (place / DRIFT).exists()
+    assert not (place / REPORT).exists()
+    assert "drawn images" in (place / MODEL_CARD).read_text()
+    assert any("--images FOLDER gives one" in line for line in told)
+    assert (precision == "fp32") != any("costs is not known" in line for line in told)

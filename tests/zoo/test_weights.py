@@ -23,7 +23,7 @@ import pytest
 import zoo
 from zoo.errors import DataError, UsageError
 from zoo.weights.choose import choose
-from zoo.weights.inputs import preprocessing_of
+from zoo.weights.inputs import in_words, preprocessing_of
 from zoo.weights.load import num_classes
 from zoo.weights.public import PUBLIC, fetch
 from zoo.weights.readers import read
@@ -1029,6 +1029,10 @@ def test_an_image_of_any_size_becomes_the_input_of_public_weights(name):
     assert image[112, 112, blue] == 200
     assert image[112, 112, 2 - blue] == 0
     assert (image[112, 0].tolist() == [255] * 3) == name.endswith("/caffe")
+    words = in_words(weights)
+    assert f"{shape[0]}x{shape[1]} out of the middle; {weights.preprocessing}" in words
+    assert ("squeezed" in words) == name.endswith("/caffe")
+    assert ("its mean pixel" in words) == ("mean image" in words)
 
 
 def test_the_number_of_classes_is_read_from_the_file(tmp_path):

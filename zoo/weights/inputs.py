@@ -49,14 +49,28 @@ _INPUTS: Mapping[str, tuple[ColourOrder, tuple[InputStep, ...]]] = {
 }
 
 
+def in_words(weights: PublicWeights) -> str:
+    """What becomes of an image, in a line."""
+    found = preprocessing_of(weights)
+    before = "squeezed to 256x256" if _is_caffes(weights) else "shorter side to 256"
+    mean = " (here: less its mean pixel)" if weights.preprocessing == CAFFE_MEAN_IMAGE else ""
+    size = f"{found.input.height}x{found.input.width}"
+    return f"{before}, {size} out of the middle; {weights.preprocessing}{mean}"
+
+
+def _is_caffes(weights: PublicWeights) -> bool:
+    return weights.name.endswith("/caffe")
+
+
 def preprocessing_of(weights: PublicWeights) -> Preprocessing:
     """From an image of any size to what these weights were taught to see."""
     colour, steps = _INPUTS[weights.preprocessing]
     height, width, channels = weights.options.get(
         "input_shape", describe(weights.network).input.shape
     )
-    is_caffe = weights.name.endswith("/caffe")
-    sized: PixelStep = Resize(height=SIDE, width=SIDE) if is_caffe else ResizeShorterSide(size=SIDE)
+    sized: PixelStep = (
+        Resize(height=SIDE, width=SIDE) if _is_caffes(weights) else ResizeShorterSide(size=SIDE)
+    )
     found = Preprocessing(
         input=ImageInput(height=height, width=width, channels=channels, colour=colour),
         upright=True,
