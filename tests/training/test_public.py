@@ -156,6 +156,14 @@ def test_a_version_that_was_not_trained_here_is_judged_on_data_that_are_named():
     assert find_source(manifest, "digits", None).source == "digits"
 
 
+def test_classes_without_names_say_that_no_labels_were_given():
+    from training.data.sources import find
+    from training.measure import with_labels
+
+    with pytest.raises(DataError, match=r"has the classes 0, 1.*published without --labels"):
+        with_labels(find("digits").load(), ("class 0", "class 1"), "digits")
+
+
 def test_the_card_says_where_weights_come_from_and_what_was_not_measured():
     from training import card
     from zoo.artifact import Architecture, EngineRecord, Manifest, SignatureRecord
@@ -203,6 +211,7 @@ def test_without_images_a_version_has_drawn_golden_records_and_no_baseline(tmp_p
     import zoo
     from tests.training.test_quantize import has
     from training import public
+    from training.drift import read_version
     from training.publish import publish_material
     from zoo.artifact import DRIFT, MODEL_CARD, REPORT, read_golden, verify
     from zoo.weights.choose import Chosen
@@ -232,4 +241,6 @@ def test_without_images_a_version_has_drawn_golden_records_and_no_baseline(tmp_p
     assert not (place / REPORT).exists()
     assert "drawn images" in (place / MODEL_CARD).read_text()
     assert any("--images FOLDER gives one" in line for line in told)
+    with pytest.raises(DataError, match=r"published without images.*--images FOLDER"):
+        read_version(place)
     assert (precision == "fp32") != any("costs is not known" in line for line in told)
