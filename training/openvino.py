@@ -12,6 +12,7 @@ from zoo.artifact import Array
 from zoo.errors import ArtifactError, UsageError
 from zoo.precision import HINTS, lacking, working
 from zoo.preprocess import Floats
+from zoo.signal_stack import keeps_signal_stack
 
 CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -147,6 +148,7 @@ def _turns(node: ov.Node) -> list[int] | None:
     return [int(axis) for axis in order.get_data()] if order.get_type_name() == "Constant" else None
 
 
+@keeps_signal_stack()
 def require(precision: str) -> None:
     """Makes sure that this processor computes in a precision by itself.
 
@@ -161,6 +163,7 @@ def require(precision: str) -> None:
         )
 
 
+@keeps_signal_stack()
 def compile_ir(model: Path | ov.Model, precision: str) -> Any:
     """A network, compiled for one caller on the CPU: from {"image": array} to outputs by name.
 

@@ -20,6 +20,7 @@ from training.statistics import Difference, least_examples, not_worse, paired_di
 from zoo.errors import GateFailedError
 from zoo.frozen import Frozen
 from zoo.preprocess import Floats
+from zoo.signal_stack import keeps_signal_stack
 
 # Layers left in floating point at each further attempt.
 ATTEMPTS = (0, 1, 2, 4, 8)
@@ -263,6 +264,7 @@ def large_dense(fp32: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+@keeps_signal_stack()
 def calibrated(
     fp32: Path,
     calibration: Floats,

@@ -14,6 +14,7 @@ from serving.messages import Array, Signature, TensorSpec
 from zoo.artifact import Manifest, SignatureRecord, TensorRecord
 from zoo.cores import cores, has_fewer
 from zoo.precision import HINTS, lacking
+from zoo.signal_stack import keeps_signal_stack
 
 # Weights of a network that is worth compiling a second time for a batch of one.
 MOST_TINY_BYTES = 4 << 20
@@ -36,6 +37,7 @@ class OpenVINOModel:
 
     is_batchable = True
 
+    @keeps_signal_stack()
     def __init__(self, version_path: Path, manifest: Manifest | None, streams: int = 1) -> None:
         if manifest is None:
             raise LoadError("OpenVINO runs published versions only; this one has no manifest.")

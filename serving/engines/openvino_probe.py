@@ -13,6 +13,7 @@ from serving.errors import LoadError
 from zoo.errors import ExplainError
 from zoo.explain.keras_file import KerasFile
 from zoo.explain.probe import Floats, Layer, Rule, require_layer, rows_at_once
+from zoo.signal_stack import keeps_signal_stack
 
 PREFIX, CHANNELS_FIRST = "layer/", "/nchw"
 
@@ -28,6 +29,7 @@ class OpenVINOProbe:
         LoadError: OpenVINO cannot read it, or its tensors have no layer's name.
     """
 
+    @keeps_signal_stack()
     def __init__(self, network: Path, keras_file: KerasFile) -> None:
         self._keras = keras_file
         self.output = keras_file.output

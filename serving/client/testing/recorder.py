@@ -11,7 +11,13 @@ from serving.client.async_client import AsyncClient
 from serving.client.client import Client
 from serving.client.core import Send
 from serving.client.errors import UsageError
-from serving.client.exchange import FIELD_HEADER, REQUEST_ID_HEADER, TIMINGS_HEADER, Reply
+from serving.client.exchange import (
+    FIELD_HEADER,
+    OUTCOME_HEADER,
+    REQUEST_ID_HEADER,
+    TIMINGS_HEADER,
+    Reply,
+)
 from serving.client.settings import Tls
 from serving.client.transports import (
     AsyncTransport,
@@ -25,6 +31,7 @@ KEPT = frozenset(
     (
         *("content-type", "inference-header-content-length", "retry-after"),
         *("grpc-retry-pushback-ms", REQUEST_ID_HEADER, FIELD_HEADER, TIMINGS_HEADER),
+        OUTCOME_HEADER,
     )
 )
 
