@@ -8,6 +8,7 @@ stands for all three, so that the next start does not measure again.
 import hashlib
 import json
 import logging
+import math
 import platform
 import threading
 import time
@@ -27,11 +28,14 @@ from zoo.cores import cores
 log = logging.getLogger(__name__)
 
 # Another one when the choice among what was measured changes: what was kept is then measured anew.
-RULES = "3"
+RULES = "4"
 SIZES = (1, 2, 4, 8, 16, 32)
 # Enough for eight rows of VGG-16 on two cores.
 BUDGET_S = 4.0
 REPEATS = 3
+# A size is tried for at least so long: a few runs of a tiny network fit into one moment in which
+# another process has the core, and what was measured then would hold at every start to come.
+TRIED_FOR_S = 0.02
 # A batch that takes longer runs once more only: what disturbs it for a moment is little beside it.
 LONG_BATCH_S = 0.2
 # A compilation that takes longer is not repeated to try streams.
@@ -101,7 +105,9 @@ def measure(
 
 
 def _repeats(batch_s: float) -> int:
-    return 1 if batch_s > LONG_BATCH_S else REPEATS
+    if batch_s > LONG_BATCH_S:
+        return 1
+    return max(REPEATS, math.ceil(TRIED_FOR_S / max(batch_s, 1e-5)))
 
 
 def _together(
