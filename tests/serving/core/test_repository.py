@@ -310,7 +310,9 @@ async def test_what_may_not_be_read_is_told_without_the_servers_paths(
     assert status.error_message == "manifest.json cannot be read: Permission denied."
     assert "Traceback" not in caplog.text
     assert "backup cannot be read: Permission denied" in caplog.text
-    os.utime(tmp_path / "tiny" / "1" / MANIFEST)
+    # Later than it was: the clock of files stands still for some milliseconds at a time.
+    later = (tmp_path / "tiny" / "1" / MANIFEST).stat().st_mtime + 1
+    os.utime(tmp_path / "tiny" / "1" / MANIFEST, (later, later))
     await repository.refresh()
     assert repository.find(Target("tiny")).version == 1
 
